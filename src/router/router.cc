@@ -209,6 +209,9 @@ void Router::RegisterMetrics(Part* part, size_t index) {
   add("kv_router_gave_up_total", "Requests whose budget ended while they were tried.", &forward.gave_up_total);
   add("kv_router_unknown_outcomes_total", "Writes whose connection to the node ended before the answer.",
       &forward.unknown_total);
+  const WatchRouterMetrics& watches = part->service->watches().metrics();
+  add("kv_router_watches_refused_total", "Watches refused because too many wait.", &watches.refused_total);
+  add("kv_router_watch_answers_dropped_total", "Answers of nodes to watches that had ended.", &watches.dropped_total);
   registry_.Add(part, "kv_router_point_latency_seconds", "Duration of requests that name one key.", labels,
                 &forward.latency_ns, 1e-9);
   for (const auto& method : part->service->method_metrics()) {

@@ -12,9 +12,6 @@ namespace pando {
 namespace {
 
 constexpr char kOutOfOrderReplies[] = "out_of_order_replies";
-// What nodes offer and a router does not yet.
-constexpr std::string_view kNotHere[] = {"snapshots",   "scan",  "count",       "aggregate",
-                                         "split_range", "watch", "delete_range"};
 
 }  // namespace
 
@@ -22,6 +19,12 @@ const RouterService::Method RouterService::kMethods[] = {
     {"hello", &StartAny<&RouterService::Hello>, MemoryLane::kControl},
     {"multiGet", &StartAny<&RouterService::MultiGet>},
     {"writeBatch", &StartAny<&RouterService::WriteBatch>},
+    {"scan", &StartAny<&RouterService::Scan>},
+    {"count", &StartAny<&RouterService::Count>},
+    {"aggregate", &StartAny<&RouterService::Aggregate>},
+    {"splitRange", &StartAny<&RouterService::SplitRange>},
+    {"deleteRange", &StartAny<&RouterService::DeleteRange>},
+    {"watch", &StartAny<&RouterService::Watch>},
     {"openSnapshot", &StartAny<&RouterService::OpenSnapshot>},
     {"renewSnapshot", &StartAny<&RouterService::RenewSnapshot>, MemoryLane::kControl},
     {"releaseSnapshot", &StartAny<&RouterService::ReleaseSnapshot>, MemoryLane::kControl},
@@ -40,7 +43,7 @@ void RouterService::StartAny(RouterService* service, const RpcRequest& request, 
 }
 
 RouterService::RouterService(RpcServer* server, RouteKeeper* keeper)
-    : server_(server), keeper_(keeper), forwarder_(server, keeper) {
+    : server_(server), keeper_(keeper), nodes_(keeper), watches_(&nodes_), forwarder_(server, keeper) {
   for (const Method& method : kMethods) {
     metrics_.push_back(std::make_unique<MethodMetrics>());
     metrics_.back()->name = method.name;
@@ -57,6 +60,7 @@ MemoryLane RouterService::LaneOf(std::string_view method) const {
 Task<void> RouterService::Drain() {
   co_await forwarder_.Drain();
   co_await tasks_.Drain();
+  co_await watches_.Drain();
 }
 
 void RouterService::OnRequest(const RpcRequest& request) {
@@ -82,9 +86,6 @@ Task<void> RouterService::Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* 
   api::HelloReply& reply = call->reply.success;
   reply.partitions = static_cast<int32_t>(keeper_->map().routes().size());
   reply.node_id = "router of cluster " + keeper_->map().cluster_id().ToString();
-  std::erase_if(reply.features, [](const std::string& feature) {
-    return std::find(std::begin(kNotHere), std::end(kNotHere), feature) != std::end(kNotHere);
-  });
   if (std::find(wanted.begin(), wanted.end(), kOutOfOrderReplies) != wanted.end()) {
     server_->AllowOutOfOrderReplies(call->id);
     reply.accepted_features = {kOutOfOrderReplies};

@@ -12,8 +12,11 @@
 #include "src/metrics/histogram.h"
 #include "src/router/batch_calls.h"
 #include "src/router/forwarder.h"
+#include "src/router/range_nodes.h"
+#include "src/router/range_requests.h"
 #include "src/router/route_keeper.h"
 #include "src/router/snapshots.h"
+#include "src/router/watch_router.h"
 #include "src/rpc/rpc_dispatch.h"
 #include "src/rpc/rpc_server.h"
 
@@ -38,6 +41,7 @@ class RouterService final : public RpcService {
   };
   const std::vector<std::unique_ptr<MethodMetrics>>& method_metrics() const { return metrics_; }
   Forwarder& forwarder() { return forwarder_; }
+  WatchRouter& watches() { return watches_; }
 
  private:
   template <typename Args, typename Reply>
@@ -57,12 +61,20 @@ class RouterService final : public RpcService {
   Task<void> Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call);
   Task<void> MultiGet(MultiGetCall* call) { return RouteMultiGet(keeper_, call); }
   Task<void> WriteBatch(WriteBatchCall* call) { return RouteWriteBatch(keeper_, call); }
+  Task<void> Scan(ScanCall* call) { return RouteScan(&nodes_, call); }
+  Task<void> Count(CountCall* call) { return RouteCount(&nodes_, call); }
+  Task<void> Aggregate(AggregateCall* call) { return RouteAggregate(&nodes_, call); }
+  Task<void> SplitRange(SplitRangeCall* call) { return RouteSplitRange(&nodes_, call); }
+  Task<void> DeleteRange(DeleteRangeCall* call) { return RouteDeleteRange(&nodes_, call); }
+  Task<void> Watch(WatchCall* call) { return watches_.Watch(call); }
   Task<void> OpenSnapshot(OpenSnapshotCall* call) { return RouteOpenSnapshot(keeper_, call); }
   Task<void> RenewSnapshot(RenewSnapshotCall* call) { return RouteRenewSnapshot(keeper_, call); }
   Task<void> ReleaseSnapshot(ReleaseSnapshotCall* call) { return RouteReleaseSnapshot(keeper_, call); }
 
   RpcServer* const server_;
   RouteKeeper* const keeper_;
+  RoutedNodes nodes_;
+  WatchRouter watches_;
   TaskGroup tasks_;
   std::vector<std::unique_ptr<MethodMetrics>> metrics_;  // by index of kMethods
   Forwarder forwarder_;

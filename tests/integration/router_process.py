@@ -3,6 +3,8 @@
 import re
 import threading
 import time
+import urllib.error
+import urllib.request
 import uuid
 
 from cluster_process import BIN_DIR
@@ -23,6 +25,20 @@ class RouterProcess(NodeProcess):
     def launch(self):
         self.launch_command([self.binary, "--nodes", ",".join(self.nodes), "--listen", self.listen, "--http_port", "0",
                              "--reactors", "1", "--logtostderr", *self.flags])
+
+    def http_status(self, path):
+        try:
+            with urllib.request.urlopen(f"http://{self.http}{path}", timeout=10) as reply:
+                return reply.status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    def wait_http(self, status=200, path="/readyz"):
+        deadline = time.monotonic() + 60
+        while self.http_status(path) != status:
+            assert time.monotonic() < deadline, f"{path} does not come to answer {status}: {self.output()}"
+            time.sleep(0.02)
+        return self
 
     @property
     def address(self):

@@ -13,8 +13,6 @@ import subprocess
 import threading
 import time
 import unittest
-import urllib.error
-import urllib.request
 
 from cluster_process import BIN_DIR, Cluster
 from kvadmin_process import OK, run
@@ -22,14 +20,6 @@ from node_process import CONTEXT, NodeProcess, constants, temporary_directory, t
 from router_process import NamedWriter, RouterProcess
 
 PARTITIONS = 8
-
-
-def http_status(address, path):
-    try:
-        with urllib.request.urlopen(f"http://{address}{path}", timeout=10) as reply:
-            return reply.status
-    except urllib.error.HTTPError as error:
-        return error.code
 
 
 class Router(unittest.TestCase):
@@ -41,7 +31,7 @@ class Router(unittest.TestCase):
         # Each knows one node, and finds the others.
         cls.routers = [RouterProcess(cls.directory / f"router-{i}.log", [addresses[i]]).start() for i in range(2)]
         for router in cls.routers:
-            cls.wait_http(router, 200)
+            router.wait_http()
 
     @classmethod
     def tearDownClass(cls):
@@ -49,13 +39,6 @@ class Router(unittest.TestCase):
             router.kill()
         cls.cluster.kill()
         shutil.rmtree(cls.directory, ignore_errors=True)
-
-    @staticmethod
-    def wait_http(router, status, path="/readyz"):
-        deadline = time.monotonic() + 60
-        while http_status(router.http, path) != status:
-            assert time.monotonic() < deadline, f"{path} does not come to answer {status}: {router.output()}"
-            time.sleep(0.02)
 
     def setUp(self):
         self.cluster.wait_well()
@@ -162,7 +145,7 @@ class Router(unittest.TestCase):
             router.nodes = [node.address for node in self.cluster.nodes.values()]  # others have restarted them
             router.kill()
             router.start()
-            self.wait_http(router, 200)
+            router.wait_http()
         time.sleep(0.5)
         total = sum(writer.finish() for writer in writers)
         self.assertGreater(total, 100)
@@ -172,7 +155,7 @@ class Router(unittest.TestCase):
     def test_a_router_drains(self):
         """SIGTERM: what runs is answered, and the process ends with 0."""
         router = RouterProcess(self.directory / "draining.log", [self.cluster.nodes[1].address]).start()
-        self.wait_http(router, 200)
+        router.wait_http()
         results = []
 
         def write(number):
@@ -199,7 +182,7 @@ class Router(unittest.TestCase):
     def test_one_stalled_node_stalls_no_other(self):
         slow = RouterProcess(self.directory / "stalled.log", [self.cluster.nodes[1].address]).start()
         self.addCleanup(slow.kill)
-        self.wait_http(slow, 200)
+        slow.wait_http()
         show = self.cluster.partitions()
         self.assertEqual(len(show), PARTITIONS)
         victim = self.cluster.nodes[2]
@@ -259,8 +242,8 @@ class Router(unittest.TestCase):
             port = unused.getsockname()[1]
         router = RouterProcess(self.directory / "alone.log", [f"127.0.0.1:{port}"]).start()
         self.addCleanup(router.kill)
-        self.assertEqual(http_status(router.http, "/readyz"), 503)
-        self.assertEqual(http_status(router.http, "/healthz"), 200)
+        self.assertEqual(router.http_status("/readyz"), 503)
+        self.assertEqual(router.http_status("/healthz"), 200)
         with router.connect() as connection:
             with self.assertRaises(ttypes.KvError) as caught:
                 connection.get(ttypes.Context(budget_ms=300), ttypes.GetRequest(key=b"k"))
@@ -273,7 +256,7 @@ class Router(unittest.TestCase):
                                  "--http_port", "-1", "--logtostderr"])
             node.wait_ready()
             self.addCleanup(node.kill)
-            self.wait_http(router, 200)
+            router.wait_http()
             connection.put(CONTEXT, ttypes.PutRequest(key=b"k", value=b"v"))
             self.assertEqual(connection.get(CONTEXT, ttypes.GetRequest(key=b"k")).record.value, b"v")
 
@@ -283,7 +266,7 @@ class Router(unittest.TestCase):
         nodes = [self.cluster.nodes[1].address, f"{other.host}:{other.port}"]
         router = RouterProcess(self.directory / "two.log", nodes).start()
         self.addCleanup(router.kill)
-        self.wait_http(router, 200)
+        router.wait_http()
         # It serves one of them, always the same, and says what is wrong.
         with router.connect() as connection:
             for i in range(50):
@@ -311,7 +294,7 @@ class Router(unittest.TestCase):
         router = RouterProcess(self.directory / "unread.log", [self.cluster.nodes[1].address],
                                ["--memory_limit_mb=128"]).start()
         self.addCleanup(router.kill)
-        self.wait_http(router, 200)
+        router.wait_http()
         with router.connect() as connection:
             connection.put(CONTEXT, ttypes.PutRequest(key=b"big", value=b"x" * 1000000))
         request = pathlib.Path(self.directory / "request")

@@ -123,7 +123,8 @@ Status FromKvError(const api::KvError& error) {
     code = Code::kDeadline;
   }
   if (error.code == c.NOT_MASTER) {
-    return Error(Code::kNotMaster, "the server refused (NOT_MASTER): {}", error.message).WithMaster(error.master);
+    return Error(Code::kNotMaster, "the server refused (NOT_MASTER): {}", error.message)
+        .WithMaster(error.master, static_cast<uint64_t>(error.epoch));
   }
   return Error(code, "the server refused ({}): {}{}", ErrorName(error.code), error.message,
                error.applied == c.APPLIED_UNKNOWN ? kOutcomeUnknown : "");

@@ -48,6 +48,8 @@ const char* OpName(RecordOp op) {
     case RecordOp::kCheck: return "check";
     case RecordOp::kEpochStart: return "epoch start";
     case RecordOp::kOnce: return "once";
+    case RecordOp::kClose: return "close";
+    case RecordOp::kLease: return "lease";
   }
   return "?";
 }
