@@ -210,7 +210,7 @@ class RouterRanges(unittest.TestCase):
         self.assertEqual(caught.exception.code, constants.SNAPSHOT_GONE)
 
     def test_no_snapshot_has_an_effect_without_its_cause(self):
-        """second <= first <= second + 1 in each, and two snapshots one after the other never go back."""
+        """second <= first <= second + 1 in each, and two snapshots one after the other never go back (RS1, RS2)."""
         writers = [Counters(self.router, number) for number in range(4)]
         for writer in writers:
             writer.start()
