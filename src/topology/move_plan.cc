@@ -13,7 +13,7 @@ namespace {
 // A node that deviates from its share by less than this part of it stays as it is.
 constexpr double kTolerance = 0.02;
 // By so much of its bytes a move must bring the one of its two nodes that deviates more nearer to its share.
-constexpr double kGain = 0.75, kFreeGain = 0.25;
+constexpr double kGain = 0.5, kFreeGain = 0.25;
 constexpr int kSteps = 60;  // of a bisection
 
 struct Bounds {

@@ -106,6 +106,7 @@ class GrowTest(unittest.TestCase):
         for writer in writers:
             writer.finish()
             writer.verify()
+            writer.client.close()
         self.cluster.wait_well(HEAL_TIMEOUT_S)
         lines = self.kv("verify", "--timeout-s", "60").lines()
         counts = {line["partition"]: line["count"] for line in lines if "partition" in line}

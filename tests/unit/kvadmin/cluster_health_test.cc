@@ -285,10 +285,12 @@ TEST_F(ClusterHealthTest, OnlyNodesThatAnswerAndStayTakeMasterships) {
   EXPECT_THAT(led[1].in_sync, ElementsAre(1));
 }
 
+const std::map<NodeId, uint32_t> kThreeNodes = {{1, 1}, {2, 1}, {3, 1}};  // of equal weight
+
 TEST(MasterPlan, MovesAsFewAsPossible) {
   std::vector<Led> led;
   for (uint32_t id = 0; id < 8; ++id) led.push_back({id, 7, id < 6 ? 1u : 2u, {1, 2, 3}});
-  const std::vector<MasterMove> moves = PlanRebalance(led, {1, 2, 3});
+  const std::vector<MasterMove> moves = PlanRebalance(led, kThreeNodes);
   std::map<NodeId, size_t> counts = {{1, 6}, {2, 2}, {3, 0}};
   for (const MasterMove& move : moves) {
     EXPECT_EQ(move.from, 1u);
@@ -297,20 +299,20 @@ TEST(MasterPlan, MovesAsFewAsPossible) {
   }
   EXPECT_EQ(moves.size(), 3u);
   for (const auto& [node, count] : counts) EXPECT_THAT(count, testing::AnyOf(2u, 3u)) << node;
-  EXPECT_THAT(PlanRebalance({}, {1, 2, 3}), IsEmpty());
+  EXPECT_THAT(PlanRebalance({}, kThreeNodes), IsEmpty());
 }
 
 // Node 1 leads too many, and node 3 holds none of them: node 2 gives one of its own to node 3.
 TEST(MasterPlan, MovesOverAThirdNode) {
   const std::vector<Led> led = {{0, 1, 1, {2}}, {1, 1, 1, {2}}, {2, 1, 2, {3}}};
-  const std::vector<MasterMove> moves = PlanRebalance(led, {1, 2, 3});
+  const std::vector<MasterMove> moves = PlanRebalance(led, kThreeNodes);
   ASSERT_EQ(moves.size(), 2u);
   EXPECT_EQ(moves[0].to, 2u);
   EXPECT_EQ(moves[1], (MasterMove{2, 1, 2, 3}));
 }
 
 TEST(MasterPlan, LeavesWhatNobodyCouldTake) {
-  EXPECT_THAT(PlanRebalance({{0, 1, 1, {}}, {1, 1, 1, {}}, {2, 1, 1, {9}}}, {1, 2}), IsEmpty());
+  EXPECT_THAT(PlanRebalance({{0, 1, 1, {}}, {1, 1, 1, {}}, {2, 1, 1, {9}}}, {{1, 1}, {2, 1}}), IsEmpty());
 }
 
 TEST(MasterPlan, ADrainedNodeLeadsNothing) {
@@ -324,6 +326,25 @@ TEST(MasterPlan, ADrainedNodeLeadsNothing) {
   moves = PlanDrain({{0, 1, 1, {2}}, {1, 1, 1, {}}}, 1);
   ASSERT_FALSE(moves.ok());
   EXPECT_THAT(moves.status().message(), HasSubstr("partition 1"));
+}
+
+std::map<NodeId, size_t> MastersAfter(const std::vector<Led>& led, const std::map<NodeId, uint32_t>& weights) {
+  std::map<NodeId, size_t> counts;
+  std::map<uint32_t, NodeId> moved;
+  for (const MasterMove& move : PlanRebalance(led, weights)) moved[move.partition] = move.to;
+  for (const Led& l : led) ++counts[moved.contains(l.partition) ? moved[l.partition] : l.master];
+  return counts;
+}
+
+TEST(MasterPlan, NodesLeadByTheirWeights) {
+  std::vector<Led> led;
+  for (uint32_t p = 0; p < 12; ++p) led.push_back({p, 1, 1, {2, 3}});
+  using Counts = std::map<NodeId, size_t>;
+  EXPECT_EQ(MastersAfter(led, {{1, 1}, {2, 1}, {3, 1}}), (Counts{{1, 4}, {2, 4}, {3, 4}}));
+  EXPECT_EQ(MastersAfter(led, {{1, 1}, {2, 2}, {3, 3}}), (Counts{{1, 2}, {2, 4}, {3, 6}}));
+  EXPECT_EQ(MastersAfter(led, {{1, 1}, {2, 1}}), (Counts{{1, 6}, {2, 6}}));
+  led.resize(4);
+  EXPECT_EQ(MastersAfter(led, {{1, 1}, {2, 1}, {3, 1}}).at(1), 2u);  // one of them leads two
 }
 
 // -- forced failover

@@ -8,8 +8,6 @@
 #include <filesystem>
 #include <fstream>
 
-#include "tools/kvadmin/master_plan.h"
-
 namespace pando::admin {
 namespace {
 
@@ -208,27 +206,6 @@ TEST(PlanProgress, KnowsThatAPartitionHasChanged) {
   ClusterMap map = MapOf({1, 2, 3});
   map.nodes[4].record.state = NodeState::kDraining;
   EXPECT_THAT(Judge(map).why, HasSubstr("node 4 takes no replicas any more"));
-}
-
-// -- masters by weight
-
-std::map<NodeId, size_t> MastersAfter(const std::vector<Led>& led, const std::map<NodeId, uint32_t>& weights) {
-  std::map<NodeId, size_t> counts;
-  std::map<uint32_t, NodeId> moved;
-  for (const MasterMove& move : PlanRebalance(led, weights)) moved[move.partition] = move.to;
-  for (const Led& l : led) ++counts[moved.contains(l.partition) ? moved[l.partition] : l.master];
-  return counts;
-}
-
-TEST(MasterPlan, NodesLeadByTheirWeights) {
-  std::vector<Led> led;
-  for (uint32_t p = 0; p < 12; ++p) led.push_back({p, 1, 1, {2, 3}});
-  using Counts = std::map<NodeId, size_t>;
-  EXPECT_EQ(MastersAfter(led, {{1, 1}, {2, 1}, {3, 1}}), (Counts{{1, 4}, {2, 4}, {3, 4}}));
-  EXPECT_EQ(MastersAfter(led, {{1, 1}, {2, 2}, {3, 3}}), (Counts{{1, 2}, {2, 4}, {3, 6}}));
-  EXPECT_EQ(MastersAfter(led, {{1, 1}, {2, 1}}), (Counts{{1, 6}, {2, 6}}));
-  led.resize(4);
-  EXPECT_EQ(MastersAfter(led, {{1, 1}, {2, 1}, {3, 1}}).at(1), 2u);  // one of them leads two
 }
 
 }  // namespace

@@ -257,6 +257,11 @@ TEST(MovePlan, ANewZoneIsUsed) {
   EXPECT_EQ(plan.loads.at(4).replicas_after, 16u);
   EXPECT_EQ(plan.moves.size(), 16u);
   EXPECT_LE(plan.loads.at(1).replicas_after, 9u);
+  // Also where everybody holds what he should.
+  input.nodes = {{1, "a", 1}, {2, "a", 1}, {3, "b", 1}, {4, "b", 1}};
+  input.partitions = {{0, kMiB, {1, 2}}, {1, kMiB, {3, 4}}};
+  ExpectSpread(Applied(input, *PlanMoves(input)));
+  EXPECT_EQ(PlanMoves(input)->moves.size(), 2u);
 }
 
 TEST(MovePlan, SaysWhatIsNotPossible) {
