@@ -62,7 +62,7 @@ TEST(PlanFile, GoldenBytes) {
   plan.nodes.clear();
   plan.moves.pop_back();
   EXPECT_EQ(EncodePlan(&plan), R"({
- "checksum": "GOLDEN",
+ "checksum": "c89adaa9bfe21525",
  "cluster_id": "00000000-0000-0001-0000-000000000002",
  "eta_s": 3,
  "kind": "rebalance",
