@@ -90,6 +90,7 @@ class OutputTest(WithNode):
             "node": lambda: ["node", "--help"],
             "replica": lambda: ["replica", "--help"],
             "verify": lambda: ["verify", "--help"],
+            "plan": lambda: ["plan", "--records", "1e9", "--value_bytes", "100", "--node_disk", "1T", "--node_memory", "64G"],
             "topology": lambda: ["topology", "dump", f"file:{ROOT}/tests/fixtures/topology-format-1"],
             "--help": lambda: ["--help"],
             "get --help": lambda: ["get", "--help"],

@@ -37,7 +37,7 @@ constexpr double kCheckpointS = 60;
 constexpr double kLogRecordsPerPoolPage = 4;
 constexpr double kMiB = 1 << 20;
 constexpr double kSegmentBytes = 8 * kMiB, kSegmentsAhead = 6, kKeptForFollowersBytes = 64 * kMiB;
-constexpr double kReplayedRecordsPerS = 15'000;                // by each reactor; each record reads its page
+constexpr double kReplayedRecordsPerS = 8'500;                 // by each reactor; each record reads its page
 constexpr double kHeartbeatsPerS = 10, kHeartbeatBytes = 112;  // with the frame
 constexpr double kRequestBytes = 64, kReplyBytes = 64;         // around keys and values
 constexpr double kPartitionRecordBytes = 480, kNodeRecordBytes = 300;
@@ -147,8 +147,10 @@ void SizeWrites(const CapacityInputs& in, Figures* f) {
   f->replay_records = std::min({log_share, 4e6, kLogRecordsPerPoolPage * std::max(f->pool_bytes, 0.0) / kPageBytes});
   f->recovery_s = f->replay_records / (kReplayedRecordsPerS * in.reactors);
   if (f->applied_per_s == 0) return;
-  const double by_pool = kLogRecordsPerPoolPage * std::max(f->pool_bytes, kPageBytes) / kPageBytes / f->applied_per_s;
-  f->checkpoint_s = std::min({kCheckpointS, log_share / 2 / f->applied_per_s, by_pool});
+  // The log goes back over two checkpoints of each partition.
+  const double pool_pages = std::max(f->pool_bytes, kPageBytes) / kPageBytes;
+  const double records = std::min(log_share / 2, kLogRecordsPerPoolPage * pool_pages);
+  f->checkpoint_s = std::min(kCheckpointS, records / 2 / f->applied_per_s);
   // Of `pages`, so many change between two checkpoints.
   const double writes = f->applied_per_s * f->checkpoint_s;
   const auto changed = [writes](double pages) { return pages * -std::expm1(-writes / pages); };
@@ -374,11 +376,12 @@ void AddWriteRows(const CapacityInputs& in, const Figures& f, Sheet* sheet) {
              "1.25 * log budget + reactors * (6 * 8 MiB + 64 MiB for followers)", "1.25 * {} + {} * 112 MiB",
              Bytes(in.log_budget_bytes), in.reactors);
   sheet->Add("recovery_seconds_at_most", CapacityUnit::kSeconds, f.recovery_s,
-             "min(log budget / log bytes per write, 4e6, 4 * pages of the pool) / 15000 a second for each reactor",
+             "min(log budget / log bytes per write, 4e6, 4 * pages of the pool) / 8500 a second for each reactor",
              "{} / ({} * {})", Number(std::round(f.replay_records)), Number(kReplayedRecordsPerS), in.reactors);
-  sheet->Add("checkpoint_seconds", CapacityUnit::kSeconds, f.checkpoint_s,
-             "min(60, until half of the log budget is used, until there are 4 log records for each page of the pool)",
-             "at {} writes a second", Number(f.applied_per_s));
+  sheet->Add(
+      "checkpoint_seconds", CapacityUnit::kSeconds, f.checkpoint_s,
+      "min(60, half of the time in which half of the log budget, or 4 records for each page of the pool, are written)",
+      "at {} writes a second", Number(f.applied_per_s));
   sheet->Add("page_bytes_per_write", CapacityUnit::kBytes, f.page_bytes_per_write,
              "leaves and inner pages that change between two checkpoints / writes between them",
              "{} writes in {} leaves", Number(std::round(f.applied_per_s * f.checkpoint_s)),
