@@ -239,7 +239,7 @@ TEST(ClusterInit, ChecksPlans) {
   plan.nodes[0].id = 1;
   EXPECT_THAT(CheckPlan(plan).status().message(), HasSubstr("node 1 is there twice"));
   plan = Plan();
-  plan.partitions = 8192;
+  plan.partitions = 32768;
   EXPECT_THAT(CheckPlan(plan).status().message(), HasSubstr("more than the 20480 records"));
   plan = Plan();
   PlacementNode node;
