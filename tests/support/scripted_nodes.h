@@ -200,7 +200,7 @@ class ScriptedNode final : public RpcService {
     if (cluster_.masters[p] == id_) return std::nullopt;
     Status status = Error(Code::kNotMaster, "node {} is not the master of partition {}", id_, p);
     const bool known = cluster_.addresses.contains(cluster_.masters[p]);
-    if (!manners.no_hint && known) status = std::move(status).WithMaster(cluster_.addresses.at(cluster_.masters[p]));
+    if (!manners.no_hint && known) status = std::move(status).WithMaster(cluster_.addresses.at(cluster_.masters[p]), 0);
     api::KvError error = ToKvError(status, true);
     if (!manners.no_hint) error.__set_epoch(cluster_.epochs[p]);
     return error;
