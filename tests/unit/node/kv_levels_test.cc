@@ -246,7 +246,7 @@ TEST_P(KvLevelsTest, SnapshotsOfTheClusterAreTakenPartitionByPartition) {
   partition.write_end = SessionPoint{3, 70};
   api::ClusterSnapshots_clock_args clock;
   clock.request.partitions = {id, other_id};
-  node_->PartitionOf(other).failure = Error(Code::kNotMaster, "another node is").WithMaster("10.0.0.9:7420");
+  node_->PartitionOf(other).failure = Error(Code::kNotMaster, "another node is").WithMaster("10.0.0.9:7420", 7);
   auto highest = CallFor<api::ClusterSnapshots_clock_result>("clock", clock);
   ASSERT_EQ(highest->success.partitions.size(), 2u) << highest->error.message;
   EXPECT_GT(highest->success.partitions[0].version, 0);
