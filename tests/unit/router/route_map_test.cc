@@ -77,6 +77,21 @@ TEST(RouteMap, ADeltaChangesOnlyWhatIsNewer) {
   EXPECT_EQ(map.Find(0)->master, 3u);
 }
 
+// A node that lags behind the topology answers a caller that knows more with a whole map. It takes no node away: the
+// next node has nothing newer to say, so what is lost here stays lost.
+TEST(RouteMap, AnOlderWholeMapForgetsNoNode) {
+  RouteMap map;
+  ASSERT_TRUE(map.Apply(Whole(4, 7), "a").ok());
+  api::MapReply older = Whole(4, 5);
+  older.nodes.pop_back();
+  ASSERT_TRUE(map.Apply(older, "b").ok());
+  api::MapReply no_news;
+  no_news.cluster_id = kCluster.ToString();
+  no_news.version = 7;
+  ASSERT_TRUE(map.Apply(no_news, "a").ok());
+  EXPECT_NE(map.FindNode(map.Find(2)->master), nullptr);
+}
+
 // RM1.
 TEST(RouteMap, RefusesWhatDoesNotFitTogether) {
   RouteMap map;

@@ -212,6 +212,64 @@ TEST_F(RouterTest, AWriteWithANameIsSentAgainUnderIt) {
   EXPECT_EQ(MasterOf(0).last_context.first_sent_ms, 1234);
 }
 
+// The first try may have been applied, whatever comes of the next ones.
+TEST_F(RouterTest, AWriteThatWasLostOnceIsUnknownUntilItIsAnswered) {
+  ScriptedNode& master = MasterOf(0);
+  master.manners.close_after = 1;
+  master.manners.applies_and_closes = true;
+  auto get_busy_after_it = [](ScriptedNode* node, SimReactor* reactor) -> Task<void> {
+    while (node->writes == 0) co_await Sleep(*reactor, kMillisecond);
+    node->manners.busy = 1000;
+  };
+  TaskGroup watching;
+  watching.Spawn(get_busy_after_it(&master, at_client_));
+  api::Context context = Budget(1000);
+  context.client_id = "lane";
+  context.sequence = 17;
+  context.first_sent_ms = 1234;
+  const api::Kv_put_result result = Put(KeyIn(0), "v", context);
+  EXPECT_EQ(master.writes, 1);
+  ASSERT_TRUE(result.__isset.error);
+  EXPECT_EQ(result.error.applied, api::g_pando_constants.APPLIED_UNKNOWN);
+}
+
+TEST_F(RouterTest, ADeletionThatIsLateMayHaveDeleted) {
+  Get(KeyIn(0));
+  for (NodeId id = 1; id <= 3; ++id) node(id).manners.silent = true;
+  struct Body {
+    static Task<void> Run(RpcClient* client, api::Kv_deleteRange_args* args, api::Kv_deleteRange_result* result) {
+      CHECK((co_await client->Call("deleteRange", args, result, 20 * kSecond)).ok());
+    }
+  };
+  api::Kv_deleteRange_args args;
+  api::Kv_deleteRange_result result;
+  args.context = Budget(300);
+  kernel_.RunTask(*at_client_, Body::Run(client_.get(), &args, &result));
+  ASSERT_TRUE(result.__isset.error);
+  EXPECT_EQ(result.error.code, api::g_pando_constants.DEADLINE);
+  EXPECT_EQ(result.error.applied, api::g_pando_constants.APPLIED_UNKNOWN);
+}
+
+// A node must be able to read a request for as many partitions as the interface allows.
+TEST_F(RouterTest, ARequestMayNameAsManyPartitionsAsTheInterfaceSays) {
+  api::Routing_scanPartitions_args args, read;
+  for (size_t p = 0; p < kMaxNamedPartitions; ++p) args.request.partitions.push_back(static_cast<int32_t>(p));
+  std::string bytes;
+  server_->codec().WriteStruct(args, &bytes);
+  MemoryGrant memory(&server_->account());
+  const Status status = server_->codec().Read(WireProtocol::kBinary, bytes, &read, &memory);
+  EXPECT_TRUE(status.ok()) << status.message();
+}
+
+TEST_F(RouterTest, ABoundedReadMayTakeLongerThanTheFirstReplicaIsGiven) {
+  Put(KeyIn(0), "v");
+  for (NodeId id = 1; id <= 3; ++id) node(id).manners.delay_ns = 400 * kMillisecond;
+  api::Context context = Budget(5000);
+  context.level = api::g_pando_constants.LEVEL_BOUNDED;
+  context.max_staleness_ms = 1000;
+  EXPECT_EQ(Get(KeyIn(0), context).success.record.value, "v");
+}
+
 TEST_F(RouterTest, ASilentNodeDelaysOnlyItsOwnKeys) {
   Put(KeyIn(0), "zero");
   Put(KeyIn(1), "one");
@@ -452,6 +510,35 @@ TEST_F(SharingTest, EachHasItsOwnBudget) {
   EXPECT_EQ(reads_.running(), 0u);
   EXPECT_EQ(readers_[0].result.error.code, api::g_pando_constants.DEADLINE);
   EXPECT_EQ(readers_[2].result.success.record.value, "v");
+}
+
+// A connection has room for more requests when those that waited were answered, however long another client's waits.
+TEST_F(SharingTest, GetsThatAreLateDoNotHoldUpTheirConnection) {
+  Connect(2);
+  Put(KeyIn(1), "one");
+  MasterOf(0).manners.silent = true;
+  reads_.Spawn(Read(&readers_[0], KeyIn(0), 30'000));
+  kernel_.RunFor(5 * kMillisecond);
+  std::vector<api::Kv_get_result> late(RpcOptions().max_requests);
+  struct Body {
+    static Task<void> Get(RpcClient* client, std::string key, int32_t budget_ms, api::Kv_get_result* result) {
+      api::Kv_get_args args;
+      args.request.key = std::move(key);
+      args.context.budget_ms = budget_ms;
+      CHECK((co_await client->Call("get", &args, result, 60 * kSecond)).ok());
+    }
+  };
+  TaskGroup gets;
+  for (api::Kv_get_result& result : late) gets.Spawn(Body::Get(readers_[1].client.get(), KeyIn(0), 100, &result));
+  kernel_.RunFor(kSecond);
+  for (const api::Kv_get_result& result : late) EXPECT_EQ(result.error.code, api::g_pando_constants.DEADLINE);
+  api::Kv_get_result other;
+  gets.Spawn(Body::Get(readers_[1].client.get(), KeyIn(1), 1000, &other));
+  kernel_.RunFor(2 * kSecond);
+  EXPECT_EQ(gets.running(), 0u);
+  EXPECT_EQ(other.success.record.value, "one");
+  MasterOf(0).manners.silent = false;
+  kernel_.RunFor(60 * kSecond);
 }
 
 TEST_F(SharingTest, WhatSharesAFailureIsTriedByItself) {
