@@ -296,6 +296,7 @@ Task<void> RouteWriteBatch(RouteKeeper* keeper, WriteBatchCall* call) {
   Open open;
   for (size_t i = 0; i < std::max<size_t>(request.ops.size(), 1); ++i) open.entries.push_back(i);
   std::optional<api::KvError> last;
+  std::vector<bool> lost(request.ops.size());  // an earlier try was sent, and its answer was lost
   while (!open.entries.empty()) {
     const uint64_t seen = keeper->news();
     std::map<NodeId, WritePart> parts;
@@ -312,6 +313,9 @@ Task<void> RouteWriteBatch(RouteKeeper* keeper, WriteBatchCall* call) {
     for (auto& [node, part] : parts) {
       for (const size_t i : part.entries) call->reply.success.results[i] = api::WriteResult();
       TakeWrites(call, part, &sessions, &open);
+      if (!part.answer.answered() && part.answer.sent) {
+        for (const size_t i : part.entries) lost[i] = true;
+      }
       RetryCause cause = RetryCause::kNone;
       last = ErrorOf(part, /*is_write=*/true, !call->args.context.client_id.empty(), &cause);
       if (request.ops.empty() && last && cause != RetryCause::kNone) open.Add(0, cause);
@@ -325,6 +329,11 @@ Task<void> RouteWriteBatch(RouteKeeper* keeper, WriteBatchCall* call) {
     if (request.ops.empty()) break;
     api::KvError& error = call->reply.success.results[i].error;
     error = GaveUp(error, backoff.tries(), call->budget_ms);
+  }
+  // What the last try says of an op does not tell what came of the first.
+  for (size_t i = 0; i < lost.size(); ++i) {
+    api::WriteResult& result = call->reply.success.results[i];
+    if (lost[i] && result.__isset.error) result.error.applied = static_cast<int32_t>(ApiApplied::kUnknown);
   }
   // A batch of conditions alone has no result that could carry its error.
   if (request.ops.empty() && last) {

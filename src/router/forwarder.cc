@@ -71,7 +71,7 @@ Task<void> Forwarder::Run(std::unique_ptr<PointCall> call) {
     const RetryCause cause = co_await Try(call.get());
     if (call->answered) break;
     if (cause == RetryCause::kNone) {
-      server_->ReplyError(call->id, call->method->name, call->error);
+      call->Refuse(call->error);
       break;
     }
     metrics_.retries_total.Add();
@@ -80,7 +80,7 @@ Task<void> Forwarder::Run(std::unique_ptr<PointCall> call) {
         reactor.NowNs() + backoff.Next(cause, busy ? call->error.retry_after_ms * kMillisecond : Nanos{0});
     if (next_ns >= call->deadline_ns || keeper_->stopping() || server_->IsClosed(call->id)) {
       metrics_.gave_up_total.Add();
-      server_->ReplyError(call->id, call->method->name, GaveUp(call->error, backoff.tries(), call->budget_ms));
+      call->Refuse(GaveUp(call->error, backoff.tries(), call->budget_ms));
       break;
     }
     if (busy) {
@@ -110,9 +110,10 @@ void Forwarder::GoOn(PointCall* call) {
 }
 
 void Forwarder::End(PointCall* call) {
-  metrics_.latency_ns.Record(static_cast<uint64_t>(server_->reactor().NowNs() - call->received_ns));
-  call->memory.ReleaseAll();
-  server_->EndCall(call->id);
+  if (!call->ended) {
+    metrics_.latency_ns.Record(static_cast<uint64_t>(server_->reactor().NowNs() - call->received_ns));
+  }
+  call->End();
 }
 
 std::shared_ptr<Upstream> Forwarder::Choose(PointCall* call) {
@@ -183,6 +184,9 @@ Task<RetryCause> Forwarder::Try(PointCall* call) {
 RetryCause Forwarder::JudgeLost(PointCall* call, const Status& status) {
   call->avoid = call->asked;
   const bool may_repeat = call->may_repeat();
+  call->maybe_applied |= call->method->is_write;
+  // Another replica has had its time. The master gets all that is left.
+  call->only_master = true;
   if (status.code() == Code::kDeadline && server_->reactor().NowNs() >= call->deadline_ns) {
     call->error = ToKvError(status, call->method->is_write);
     // A node that is silent may have applied it.

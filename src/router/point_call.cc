@@ -98,6 +98,20 @@ void PointCall::Pass(const MessageHeader& header, std::string_view body) {
 void PointCall::AnswerLate() {
   answered = true;
   ReplyLate(server, id, method->name, budget_ms, /*not_applied=*/true);
+  End();
+}
+
+void PointCall::Refuse(api::KvError why) {
+  answered = true;
+  // What the last try says does not tell what came of the first.
+  if (maybe_applied) why.applied = static_cast<int32_t>(ApiApplied::kUnknown);
+  server->ReplyError(id, method->name, why);
+}
+
+void PointCall::End() {
+  if (std::exchange(ended, true)) return;
+  memory.ReleaseAll();
+  server->EndCall(id);
 }
 
 }  // namespace pando

@@ -41,6 +41,7 @@ struct PointCall final : RpcExchange, InFlight {
   bool answered = false;
   api::KvError error;           // of the last try
   int64_t hlc = 0;              // of the answer
+  bool maybe_applied = false;   // a write: an earlier try was sent, and its answer was lost
   bool has_error = false;       // the try that runs was answered with `error`
   bool only_master = true;      // no other replica may answer
   NodeId asked = 0, avoid = 0;  // in this try; in the last one, if it did not answer
@@ -59,7 +60,12 @@ struct PointCall final : RpcExchange, InFlight {
   void Fail(const Status& why);
 
   Status OnReply(const MessageHeader& header, std::string_view body, ThriftCodec* codec) override;
-  void AnswerLate();  // its budget is over
+  // Its budget is over: it is answered, and gives back what it holds, though it stays where it waits.
+  void AnswerLate();
+  // Answers it with an error.
+  void Refuse(api::KvError why);
+  void End();  // it was answered, and takes nothing any more
+  bool ended = false;
 
  private:
   // Passes the answer on to the client and to the sharers.

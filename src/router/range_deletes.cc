@@ -33,6 +33,12 @@ struct Deletion {
   std::map<int32_t, Visited> visited;
 };
 
+// Once a node was asked, something may have been removed.
+struct SentDeletion final : Withdrawable {
+  bool sent = false;
+  bool Withdraw() override { return !sent; }
+};
+
 Task<void> DeletePart(RangeAsk* ask, NodeShare share, size_t limit, Deletion* deletion) {
   api::Routing_deletePartitions_args args;
   api::Routing_deletePartitions_result reply;
@@ -126,7 +132,11 @@ Task<void> RouteDeleteRange(RangeNodes* nodes, DeleteRangeCall* call) {
   RangeAsk ask(nodes, &call->args.context, call->deadline_ns);
   RangeTries tries(&ask, call, /*only_master=*/true);
   bool all_visited = deletion.range.empty;
+  SentDeletion sent;
+  call->withdrawable = &sent;
+  sent.sent = !all_visited;
   if (!all_visited) all_visited = co_await VisitAll(&ask, &tries, &deletion);
+  call->withdrawable = nullptr;
   if (call->answered) co_return;
   // As on a node: what is left is still there, and if something was removed, the answer says how much. The next call
   // comes to the refusal.

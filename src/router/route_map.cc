@@ -68,9 +68,12 @@ Status RouteMap::Apply(const api::MapReply& reply, const std::string& asked_at) 
                  asked_at);
   }
   // A whole map that is older says which partitions there are, but none of its routes replaces a newer one (RM2).
-  std::map<NodeId, RouteNode> nodes = reply.whole ? std::map<NodeId, RouteNode>() : nodes_;
+  // Nor does it take a node away, or change one that is known.
+  const bool older = reply.version < version_;
+  std::map<NodeId, RouteNode> nodes = reply.whole && !older ? std::map<NodeId, RouteNode>() : nodes_;
   for (const api::RouteNode& n : reply.nodes) {
     const auto id = static_cast<NodeId>(n.id);
+    if (older && nodes.contains(id)) continue;
     nodes[id] = {n.client_address.empty() && reply.nodes.size() == 1 ? asked_at : n.client_address, n.zone};
   }
   std::map<uint32_t, Route> by_id;

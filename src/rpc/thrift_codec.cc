@@ -78,8 +78,13 @@ Status DecodeMessageHeader(std::string_view* frame, MessageHeader* header) {
   return {};
 }
 
-void ListBudget::Charge(uint32_t more) {
+void ListBudget::Charge(uint32_t more, bool numbers) {
   if (memory == nullptr || more == 0) return;
+  if (numbers) {
+    if (memory->TryGrow(more * sizeof(int32_t))) return;
+    refused = true;
+    throw TProtocolException(TProtocolException::SIZE_LIMIT, "no memory for a list");
+  }
   // The protocol has checked that `more` is at most kMaxContainerEntries. The limit is on the sum,
   // because a frame can hold the same list again and again.
   entries += more;

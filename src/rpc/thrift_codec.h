@@ -66,8 +66,9 @@ struct ListBudget {
   uint32_t entries = 0;  // of this request
   bool refused = false;
   uint64_t entries_total = 0;
-  // Throws if the request has too many entries, or if the memory cannot be reserved.
-  void Charge(uint32_t more);
+  // Throws if the request has too many entries, or if the memory cannot be reserved. `numbers`: they are i32, such as
+  // the partitions that a router names, which take little and are limited only by kMaxContainerEntries.
+  void Charge(uint32_t more, bool numbers);
 };
 
 // A Thrift protocol that reserves memory before it lets a list be allocated.
@@ -81,7 +82,7 @@ class BudgetedProtocol final : public Protocol {
   // with this class.
   uint32_t readListBegin(apache::thrift::protocol::TType& type, uint32_t& entries) {
     const uint32_t bytes = Protocol::readListBegin(type, entries);
-    budget_->Charge(entries);
+    budget_->Charge(entries, type == apache::thrift::protocol::T_I32);
     return bytes;
   }
 
