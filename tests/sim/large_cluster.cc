@@ -46,6 +46,7 @@ class CountingTopology final : public TopologyStore {
   }
   void EndWaits() override { inner_.EndWaits(); }
   Task<Status> Close() override { co_return co_await inner_.Close(); }
+  bool one_counter() const override { return inner_.one_counter(); }
   const std::string& name() const override { return inner_.name(); }
 
  private:
