@@ -233,6 +233,22 @@ TEST_F(RouterTest, AWriteThatWasLostOnceIsUnknownUntilItIsAnswered) {
   EXPECT_EQ(result.error.applied, api::g_pando_constants.APPLIED_UNKNOWN);
 }
 
+// Memory that runs out while a write is on its way does not make the write not applied.
+TEST_F(RouterTest, AWriteThatWasAppliedIsNotCalledRefusedForLackOfMemory) {
+  MasterOf(0).manners.delay_ns = 50 * kMillisecond;
+  api::Kv_put_result result;
+  TaskGroup puts;
+  puts.Spawn(Call<api::Kv_put_args>("put", KeyIn(0), {}, &result));
+  kernel_.RunFor(20 * kMillisecond);
+  const int64_t all = shared_.memory.limit_bytes() + 1;
+  server_->account().Force(all);
+  kernel_.RunFor(kSecond);
+  server_->account().Release(all);
+  EXPECT_EQ(puts.running(), 0u);
+  EXPECT_EQ(MasterOf(0).writes, 1);
+  EXPECT_TRUE(result.success.applied || result.error.applied == api::g_pando_constants.APPLIED_UNKNOWN);
+}
+
 TEST_F(RouterTest, ADeletionThatIsLateMayHaveDeleted) {
   Get(KeyIn(0));
   for (NodeId id = 1; id <= 3; ++id) node(id).manners.silent = true;
