@@ -249,6 +249,43 @@ TEST_F(RouterTest, AWriteThatWasAppliedIsNotCalledRefusedForLackOfMemory) {
   EXPECT_TRUE(result.success.applied || result.error.applied == api::g_pando_constants.APPLIED_UNKNOWN);
 }
 
+// A request that is as long as a frame may be, and has no context, becomes longer on its way. A node closes the
+// connection of whoever sends it, and that is the connection of all clients.
+TEST_F(RouterTest, ARequestThatBecomesTooLongHarmsNobodyElse) {
+  MasterOf(0).manners.delay_ns = 100 * kMillisecond;
+  put_value_ = "v";
+  api::Kv_put_result others[2];
+  TaskGroup puts;
+  for (api::Kv_put_result& other : others) puts.Spawn(Call<api::Kv_put_args>("put", KeyIn(0), {}, &other));
+  kernel_.RunFor(20 * kMillisecond);
+  struct Raw final : RpcExchange {
+    Status OnReply(const MessageHeader&, std::string_view, ThriftCodec*) override { return {}; }
+  };
+  struct Body {
+    static Task<void> Run(RpcClient* client, std::string body) {
+      CHECK((co_await client->Connect(kRouterHost, 7430, kSecond)).ok());
+      CHECK(client->Send(WireProtocol::kBinary, "put", body, {}).ok());
+      Raw raw;
+      co_await client->Begin(&raw, 5 * kSecond);
+      co_await client->Close();
+    }
+  };
+  constexpr size_t kHeaderBytes = 15;
+  api::PutRequest large;
+  large.key = KeyIn(0);
+  std::string body;
+  server_->codec().WriteStruct(large, &body);
+  large.value.assign(kMaxFrameBytes - kHeaderBytes - body.size() - 4, 'x');
+  body = std::string("\x0c\x00\x02", 3);
+  server_->codec().WriteStruct(large, &body);
+  body.push_back('\0');
+  RpcClient client(*at_client_);
+  kernel_.RunTask(*at_client_, Body::Run(&client, std::move(body)));
+  kernel_.RunFor(kSecond);
+  EXPECT_EQ(puts.running(), 0u);
+  for (const api::Kv_put_result& other : others) EXPECT_TRUE(other.success.applied) << other.error.message;
+}
+
 TEST_F(RouterTest, ADeletionThatIsLateMayHaveDeleted) {
   Get(KeyIn(0));
   for (NodeId id = 1; id <= 3; ++id) node(id).manners.silent = true;
