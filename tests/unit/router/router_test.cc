@@ -254,9 +254,9 @@ TEST_F(RouterTest, AWriteThatWasAppliedIsNotCalledRefusedForLackOfMemory) {
 TEST_F(RouterTest, ARequestThatBecomesTooLongHarmsNobodyElse) {
   MasterOf(0).manners.delay_ns = 100 * kMillisecond;
   put_value_ = "v";
-  api::Kv_put_result others[2];
+  api::Kv_put_result others[6];  // on both connections, before it and after it
   TaskGroup puts;
-  for (api::Kv_put_result& other : others) puts.Spawn(Call<api::Kv_put_args>("put", KeyIn(0), {}, &other));
+  for (int i = 0; i < 2; ++i) puts.Spawn(Call<api::Kv_put_args>("put", KeyIn(0), {}, &others[i]));
   kernel_.RunFor(20 * kMillisecond);
   struct Raw final : RpcExchange {
     Status OnReply(const MessageHeader&, std::string_view, ThriftCodec*) override { return {}; }
@@ -281,6 +281,8 @@ TEST_F(RouterTest, ARequestThatBecomesTooLongHarmsNobodyElse) {
   body.push_back('\0');
   RpcClient client(*at_client_);
   kernel_.RunTask(*at_client_, Body::Run(&client, std::move(body)));
+  put_value_ = "v";
+  for (int i = 2; i < 6; ++i) puts.Spawn(Call<api::Kv_put_args>("put", KeyIn(0), {}, &others[i]));
   kernel_.RunFor(kSecond);
   EXPECT_EQ(puts.running(), 0u);
   for (const api::Kv_put_result& other : others) EXPECT_TRUE(other.success.applied) << other.error.message;
