@@ -92,6 +92,17 @@ TEST(RouteMap, AnOlderWholeMapForgetsNoNode) {
   EXPECT_NE(map.FindNode(map.Find(2)->master), nullptr);
 }
 
+// The replicas in sync change within an epoch.
+TEST(RouteMap, AnOlderWholeMapPutsBackNoReplicasInSync) {
+  RouteMap map;
+  api::MapReply newer = Whole(4, 7), older = Whole(4, 5);
+  newer.routes[0].in_sync = {1, 2};
+  older.routes[0].in_sync = {1, 3};
+  ASSERT_TRUE(map.Apply(newer, "a").ok());
+  ASSERT_TRUE(map.Apply(older, "b").ok());
+  EXPECT_EQ(map.Find(0)->in_sync, (std::vector<NodeId>{1, 2}));
+}
+
 // RM1.
 TEST(RouteMap, RefusesWhatDoesNotFitTogether) {
   RouteMap map;

@@ -316,6 +316,16 @@ TEST_F(RouterTest, ARequestMayNameAsManyPartitionsAsTheInterfaceSays) {
   EXPECT_TRUE(status.ok()) << status.message();
 }
 
+TEST_F(RouterTest, AWatchMayNameAsManyPartitionsAsTheInterfaceSays) {
+  api::Routing_watchPartitions_args args, read;
+  args.request.positions.resize(kMaxNamedPartitions);
+  std::string bytes;
+  server_->codec().WriteStruct(args, &bytes);
+  MemoryGrant memory(&server_->account());
+  const Status status = server_->codec().Read(WireProtocol::kBinary, bytes, &read, &memory);
+  EXPECT_TRUE(status.ok()) << status.message();
+}
+
 TEST_F(RouterTest, ABoundedReadMayTakeLongerThanTheFirstReplicaIsGiven) {
   Put(KeyIn(0), "v");
   for (NodeId id = 1; id <= 3; ++id) node(id).manners.delay_ns = 400 * kMillisecond;
