@@ -41,7 +41,7 @@ struct DeletedRange {
 // version). Stops early, with only some of them removed, once *over is true. No write waits longer than until
 // `deadline_ns`. `session`: whose removes they are; null: nobody's.
 Task<DeletedRange> DeleteRange(KvBackend* backend, std::vector<Partition*> partitions, ScanRange range, size_t limit,
-                               Version max_version, Nanos deadline_ns, const bool* over,
-                               WriteOptions options = {}, const SessionCall* session = nullptr);
+                               Version max_version, Nanos deadline_ns, const bool* over, WriteOptions options = {},
+                               const SessionCall* session = nullptr);
 
 }  // namespace pando

@@ -61,7 +61,7 @@ std::optional<api::KvError> ErrorOf(const P& part, bool is_write, bool named, Re
   }
   const bool may_repeat = !is_write || named || !part.answer.sent;
   error.retryable = may_repeat;
-  if (status.code() == Code::kDeadline) {
+  if (status.code() == Code::kDeadline || status.code() == Code::kInvalidArgument) {
     *cause = RetryCause::kNone;
   } else if (status.code() == Code::kOverloaded) {
     *cause = RetryCause::kBusy;
@@ -106,6 +106,7 @@ Task<bool> PauseBetween(RouteKeeper* keeper, RpcCallBase* call, Backoff* backoff
   }
   Reactor& reactor = call->server->reactor();
   const Nanos next_ns = reactor.NowNs() + backoff->Next(cause);
+  if (backoff->tries() > kQuickTries) seen = keeper->news();
   if (keeper->stopping() || call->answered || next_ns >= call->deadline_ns) co_return false;
   if (cause == RetryCause::kBusy) {
     co_await Sleep(reactor, next_ns - reactor.NowNs());

@@ -16,7 +16,6 @@ namespace {
 
 // What is kept of a node's budget for the way back.
 constexpr Nanos kWayBackNs = kMillisecond;
-constexpr int kQuickTries = 3;
 // So long a read waits for a replica that need not be the one that answers.
 constexpr Nanos kReplicaPatienceNs = 300 * kMillisecond;
 
@@ -100,6 +99,7 @@ void Forwarder::GoOn(PointCall* call) {
   std::unique_ptr<PointCall> next = sharing_.Leave(call);
   for (std::unique_ptr<PointCall>& sharer : std::exchange(call->sharers, {})) {
     server_->reactor().CancelTimer(sharer.get());
+    sharer->lead = nullptr;
     if (sharer->answered) {
       End(sharer.get());
     } else {
@@ -158,6 +158,10 @@ Task<RetryCause> Forwarder::Try(PointCall* call) {
   server_->codec().WriteStruct(call->context, &head);
   if (Status sent = link->client->Send(WireProtocol::kBinary, call->method->name, head, call->rest); !sent.ok()) {
     call->Fail(sent);
+    if (sent.code() == Code::kInvalidArgument) {  // it is too long with what the router adds
+      call->error = MakeError(ApiCode::kTooLarge, sent.message());
+      co_return RetryCause::kNone;
+    }
     co_return sent.code() == Code::kOverloaded ? RetryCause::kBusy : RetryCause::kDown;
   }
   // The call stays where it is: Run owns it until it has ended.

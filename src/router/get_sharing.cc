@@ -18,6 +18,7 @@ bool GetSharing::Join(std::unique_ptr<PointCall>* call) {
   if (slot->key != joining->key) return false;
   joining->on_fire = [](Timer* t) { static_cast<PointCall*>(t)->AnswerLate(); };
   joining->server->reactor().ArmTimer(joining, joining->deadline_ns);
+  joining->lead = slot;
   slot->waiting.push_back(std::move(*call));
   return true;
 }
@@ -27,20 +28,12 @@ std::unique_ptr<PointCall> GetSharing::Leave(PointCall* call) {
   PointCall** slot = std::exchange(call->slot, nullptr);
   *slot = nullptr;
   Calls waiting = std::move(call->waiting);
-  std::unique_ptr<PointCall> next;
-  for (std::unique_ptr<PointCall>& waits : waiting) {
-    // One whose budget is over shares too, so that it ends with the others.
-    if (next == nullptr && !waits->answered) {
-      waits->server->reactor().CancelTimer(waits.get());
-      next = std::move(waits);
-    }
-  }
-  if (next == nullptr) {
-    call->sharers.insert(call->sharers.end(), std::make_move_iterator(waiting.begin()),
-                         std::make_move_iterator(waiting.end()));
-    return nullptr;
-  }
-  std::erase(waiting, nullptr);
+  if (waiting.empty()) return nullptr;
+  std::unique_ptr<PointCall> next = std::move(waiting.front());
+  waiting.erase(waiting.begin());
+  next->server->reactor().CancelTimer(next.get());
+  next->lead = nullptr;
+  for (std::unique_ptr<PointCall>& sharer : waiting) sharer->lead = next.get();
   next->sharers = std::move(waiting);
   next->slot = slot;
   *slot = next.get();

@@ -1,5 +1,6 @@
 #include "src/router/point_call.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -80,11 +81,13 @@ Status PointCall::OnReply(const MessageHeader& header, std::string_view body, Th
 
 void PointCall::Pass(const MessageHeader& header, std::string_view body) {
   for (const std::unique_ptr<PointCall>& sharer : sharers) {
-    if (!sharer->answered) sharer->Pass(header, body);
+    if (sharer->answered) continue;
+    sharer->server->reactor().CancelTimer(sharer.get());
+    sharer->Pass(header, body);
   }
   answered = true;
-  // The value must be held until the client has read it, as on a node.
-  if (server->Exhausted()) return server->ReplyOverloaded(id, method->name);
+  // The value must be held until the client has read it, as on a node. What came of a write must be said.
+  if (!method->is_write && server->Exhausted()) return server->ReplyOverloaded(id, method->name);
   if (id.protocol != header.protocol && header.type == apache::thrift::protocol::T_REPLY) {
     return method->translate(server, id, method->name, body);
   }
@@ -99,6 +102,14 @@ void PointCall::AnswerLate() {
   answered = true;
   ReplyLate(server, id, method->name, budget_ms, /*not_applied=*/true);
   End();
+  for (std::vector<std::unique_ptr<PointCall>>* list : {&lead->waiting, &lead->sharers}) {
+    const auto self = std::find_if(list->begin(), list->end(),
+                                   [this](const std::unique_ptr<PointCall>& c) { return c.get() == this; });
+    if (self == list->end()) continue;
+    std::swap(*self, list->back());
+    list->pop_back();  // destroys this
+    return;
+  }
 }
 
 void PointCall::Refuse(api::KvError why) {

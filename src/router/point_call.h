@@ -49,6 +49,7 @@ struct PointCall final : RpcExchange, InFlight {
 
   // -- for GetSharing
   bool shareable = false;
+  PointCall* lead = nullptr;                        // it is in one of the lists of that call
   PointCall** slot = nullptr;                       // where others find it while it is in flight
   std::vector<std::unique_ptr<PointCall>> waiting;  // equal ones that came after it was sent
   std::vector<std::unique_ptr<PointCall>> sharers;  // equal ones that came before, and get the same answer
@@ -60,7 +61,7 @@ struct PointCall final : RpcExchange, InFlight {
   void Fail(const Status& why);
 
   Status OnReply(const MessageHeader& header, std::string_view body, ThriftCodec* codec) override;
-  // Its budget is over: it is answered, and gives back what it holds, though it stays where it waits.
+  // Its budget is over while it waits for `lead`: it is answered, and destroyed.
   void AnswerLate();
   // Answers it with an error.
   void Refuse(api::KvError why);

@@ -56,7 +56,7 @@ class RoutedNodes final : public RangeNodes {
   NodeId ChooseReplica(const Route& route) const override { return keeper_.ChooseReplica(route, 0); }
   void Refresh() override { keeper_.Refresh(); }
   uint64_t news() const override { return keeper_.news(); }
-  Task<void> UntilNews(uint64_t seen, Nanos deadline_ns) override { return keeper_.UntilNews(seen, deadline_ns); }
+  Task<void> UntilNews(uint64_t seen, Nanos deadline_ns) override { co_await keeper_.UntilNews(seen, deadline_ns); }
   bool stopping() const override { return keeper_.stopping(); }
 
   Task<NodeAnswer> Scan(NodeId node, api::Routing_scanPartitions_args* args, api::Routing_scanPartitions_result* reply,
@@ -73,7 +73,7 @@ class RoutedNodes final : public RangeNodes {
   }
   Task<NodeAnswer> Delete(NodeId node, api::Routing_deletePartitions_args* args,
                           api::Routing_deletePartitions_result* reply, Nanos deadline_ns) override {
-    return Call("deletePartitions", node, args, reply, deadline_ns);
+    return Call("deletePartitions", node, args, reply, deadline_ns, /*is_write=*/true);
   }
   Task<NodeAnswer> Watch(NodeId node, api::Routing_watchPartitions_args* args,
                          api::Routing_watchPartitions_result* reply, Nanos deadline_ns) override {
@@ -83,7 +83,8 @@ class RoutedNodes final : public RangeNodes {
  private:
   // All of these may be made again: a node that does not lead one of its partitions any more need not answer.
   template <typename Args, typename Reply>
-  Task<NodeAnswer> Call(std::string method, NodeId node, Args* args, Reply* reply, Nanos deadline_ns) {
+  Task<NodeAnswer> Call(std::string method, NodeId node, Args* args, Reply* reply, Nanos deadline_ns,
+                        bool is_write = false) {
     std::function<bool(const RouteMap&)> outdated;
     if (ToReadLevel(args->context) == ReadLevel::kLinearizable) {
       outdated = [node, args](const RouteMap& map) {
@@ -100,7 +101,7 @@ class RoutedNodes final : public RangeNodes {
       };
     }
     return CallNode(&keeper_, keeper_.NodeOf(node), CallKind::kLong, std::move(method), args, reply, deadline_ns,
-                    std::move(outdated));
+                    std::move(outdated), is_write);
   }
 
   RouteKeeper& keeper_;

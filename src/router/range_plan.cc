@@ -24,7 +24,13 @@ Result<RangePlan> PlanRange(const RouteMap& map, const ScanRange& range,
   } else {
     for (const Route& route : map.routes()) RETURN_IF_ERROR(add(route));
   }
-  for (auto& [node, partitions] : by_node) plan.shares.push_back({node, std::move(partitions)});
+  for (const auto& [node, partitions] : by_node) {
+    for (size_t from = 0; from < partitions.size(); from += kMaxShare) {
+      const auto begin = partitions.begin() + static_cast<ptrdiff_t>(from);
+      const auto count = static_cast<ptrdiff_t>(std::min(kMaxShare, partitions.size() - from));
+      plan.shares.push_back({node, {begin, begin + count}});
+    }
+  }
   return plan;
 }
 

@@ -19,6 +19,9 @@
 
 namespace pando {
 
+// A request to a node names no more; a node with more gets several. Its lists must fit into a request.
+inline constexpr size_t kMaxShare = 1024;
+
 struct NodeShare {
   NodeId node = 0;
   std::vector<int32_t> partitions;

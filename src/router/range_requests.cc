@@ -80,7 +80,9 @@ size_t KeysPerPartition(const RangePlan& plan, size_t parts) {
   if (plan.hash) return parts;
   size_t most = 1;
   for (const NodeShare& share : plan.shares) most = std::max(most, share.partitions.size());
-  return std::min(kSamplesPerPart * parts, std::max<size_t>(1, kMaxNamedPartitions / most));
+  // Their reply must fit into a frame, however long the keys are.
+  constexpr size_t kMostKeys = std::min(kMaxNamedPartitions, kMaxFrameBytes / (kMaxKeyBytes + 64));
+  return std::min(kSamplesPerPart * parts, std::max<size_t>(1, kMostKeys / most));
 }
 
 Task<Status> SplitOnce(const RangeParts* parts, Splitting* splitting) {

@@ -2,9 +2,7 @@
 
 namespace pando {
 
-namespace {
-constexpr int kQuickTries = 8;
-}  // namespace
+namespace {}  // namespace
 
 std::vector<MergeSource> RangeParts::Sources() const {
   std::vector<MergeSource> sources;

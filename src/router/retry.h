@@ -38,6 +38,10 @@ class Backoff {
   int tries_ = 0, tries_by_cause_[6] = {};
 };
 
+// So often what a try has learned of the map is worth another one at once. Then pauses are kept: nodes may contradict
+// each other.
+inline constexpr int kQuickTries = 3;
+
 // The error of a request whose budget has ended while it was tried. `last`: of the last try.
 api::KvError GaveUp(const api::KvError& last, int tries, int32_t budget_ms);
 

@@ -42,7 +42,7 @@ Task<void> RouteKeeper::Stop() {
 void RouteKeeper::BeginStop() {
   if (stopping_) return;
   stopping_ = true;
-  changed_.NotifyAll();
+  WakeAll();
   for (auto& [address, upstream] : upstreams_) tasks_.Spawn(StopUpstream(upstream));
   upstreams_.clear();
 }
@@ -114,7 +114,30 @@ bool RouteKeeper::ApplyHint(uint32_t partition, std::string_view master_address,
 
 void RouteKeeper::TellNews() {
   ++news_;
+  WakeAll();
+}
+
+void RouteKeeper::WakeAll() {
   changed_.NotifyAll();
+  for (NewsAwaiter* waiter : std::exchange(news_waiters_, {})) {
+    reactor_.CancelTimer(waiter);
+    reactor_.Schedule(waiter->handle);
+  }
+}
+
+void RouteKeeper::NewsAwaiter::await_suspend(std::coroutine_handle<> h) {
+  handle = h;
+  index = keeper->news_waiters_.size();
+  keeper->news_waiters_.push_back(this);
+  on_fire = [](Timer* t) {
+    auto* late = static_cast<NewsAwaiter*>(t);
+    std::vector<NewsAwaiter*>& all = late->keeper->news_waiters_;
+    all[late->index] = all.back();
+    all[late->index]->index = late->index;
+    all.pop_back();
+    late->keeper->reactor_.Schedule(late->handle);
+  };
+  keeper->reactor_.ArmTimer(this, until_ns);
 }
 
 void RouteKeeper::OnMapChanged() {
@@ -140,10 +163,6 @@ void RouteKeeper::Remove(InFlight* call) {
   in_flight_.pop_back();
 }
 
-Task<void> RouteKeeper::UntilNews(uint64_t seen, Nanos deadline_ns) {
-  co_await WaitUntil(reactor_, changed_, deadline_ns, [this, seen] { return stopping_ || news_ != seen; });
-}
-
 Task<Status> RouteKeeper::UntilComplete(Nanos deadline_ns) {
   if (map_.complete()) co_return Status();
   // The caller still has to answer.
@@ -165,7 +184,7 @@ Status RouteKeeper::Refused(Status why) {
 }
 
 Task<Status> RouteKeeper::AskMap(std::shared_ptr<Upstream> node, Nanos wait_ns) {
-  CO_ASSIGN_OR_RETURN(const std::shared_ptr<Upstream::Link> link, node->Pick(CallKind::kLong));
+  CO_ASSIGN_OR_RETURN(const std::shared_ptr<Upstream::Link> link, node->Pick(CallKind::kMap));
   api::Routing_getMap_args args;
   api::Routing_getMap_result result;
   const Nanos budget_ns = wait_ns + options_.answer_ns;
@@ -204,7 +223,10 @@ Task<void> RouteKeeper::Poll() {
     } else if (!upstreams_.empty()) {
       asked = upstreams_.begin()->second->trouble();
     }
-    if (asked.ok() && map_.changes() != before) continue;
+    if (asked.ok() && map_.changes() != before) {
+      co_await Sleep(reactor_, kRefreshPauseNs);
+      continue;
+    }
     if (!asked.ok()) trouble_ = std::move(asked);
     // Also a node that answers at once, without news, is not asked again at once.
     const Nanos until_ns = reactor_.NowNs() + kPauseNs;

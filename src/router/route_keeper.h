@@ -33,9 +33,10 @@ namespace pando {
 
 struct RouteKeeperOptions {
   std::vector<std::string> seeds;  // host:port
-  Nanos poll_ns = 10 * kSecond;    // how long a node may wait for a change
-  Nanos answer_ns = kSecond;       // how long a node may take besides
-  UpstreamOptions upstream;        // for all nodes, without the address
+  // How long a node may wait for a change, and how long it may take besides. Both are short: while a node is silent
+  // that was asked, nobody else is.
+  Nanos poll_ns = kSecond, answer_ns = 250 * kMillisecond;
+  UpstreamOptions upstream;  // for all nodes, without the address
   std::shared_ptr<std::atomic<int64_t>> hlc = std::make_shared<std::atomic<int64_t>>(0);  // of all reactors
 };
 
@@ -86,8 +87,20 @@ class RouteKeeper {
   bool ApplyHint(uint32_t partition, std::string_view master_address, Epoch epoch);
   // How often something has happened that is worth another try: a change of the map, or a new connection.
   uint64_t news() const { return news_; }
-  // Waits until there are more than `seen` of these, or until the deadline.
-  Task<void> UntilNews(uint64_t seen, Nanos deadline_ns);
+  // Waits until there are more than `seen` of these, or until the deadline. Each waits by itself: many may wait for the
+  // same partition, and the deadline of one wakes no other.
+  struct NewsAwaiter : Timer {
+    NewsAwaiter(RouteKeeper* k, uint64_t s, Nanos until) : keeper(k), seen(s), until_ns(until) {}
+    RouteKeeper* keeper;
+    uint64_t seen;
+    Nanos until_ns;
+    std::coroutine_handle<> handle;
+    size_t index = 0;
+    bool await_ready() const noexcept { return keeper->stopping_ || keeper->news_ != seen; }
+    void await_suspend(std::coroutine_handle<> h);
+    void await_resume() noexcept {}
+  };
+  NewsAwaiter UntilNews(uint64_t seen, Nanos deadline_ns) { return NewsAwaiter(this, seen, deadline_ns); }
   // Waits for a map, or until the deadline. kUnavailable says why there is none.
   Task<Status> UntilComplete(Nanos deadline_ns);
   // `exchange` is abandoned with kAborted when `call` is outdated. Both stay until Remove.
@@ -113,6 +126,7 @@ class RouteKeeper {
   Task<Status> AskMap(std::shared_ptr<Upstream> node, Nanos wait_ns);
   void AdoptNodes();
   void TellNews();
+  void WakeAll();
   void OnMapChanged();
   std::shared_ptr<Upstream> MakeUpstream(const std::string& address);
   Task<void> StopUpstream(std::shared_ptr<Upstream> upstream);
@@ -125,6 +139,7 @@ class RouteKeeper {
   size_t turn_ = 0;                                             // whose turn it is to be asked
   uint64_t news_ = 0;
   std::vector<InFlight*> in_flight_;
+  std::vector<NewsAwaiter*> news_waiters_;
   WaitQueue changed_;  // news_, or stopping_
   TaskGroup tasks_;
   bool stopping_ = false, refreshing_ = false;

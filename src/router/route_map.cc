@@ -9,6 +9,9 @@ namespace pando {
 
 namespace {
 
+constexpr size_t kMaxNodes = 4096, kMaxRoutes = 65'536;
+constexpr Epoch kMaxHintAhead = 1'000'000;
+
 Result<Route> ToRoute(const api::Route& from) {
   Route to;
   if (from.partition < 0 || from.epoch < 0 || from.lineage < 0 || from.master < 0) {
@@ -46,12 +49,6 @@ Status CheckCoverage(std::vector<Route>* routes) {
   return {};
 }
 
-void RouteMap::Clear() {
-  version_ = 0;
-  nodes_.clear();
-  routes_.clear();
-}
-
 Status RouteMap::Apply(const api::MapReply& reply, const std::string& asked_at) {
   const std::optional<Uuid> cluster = Uuid::Parse(reply.cluster_id);
   if (!cluster || cluster->IsNil()) {
@@ -63,9 +60,13 @@ Status RouteMap::Apply(const api::MapReply& reply, const std::string& asked_at) 
                  asked_at, cluster->ToString(), cluster_id_.ToString());
   }
   if (!reply.whole && reply.version <= version_) return {};  // nothing is newer
-  if (!reply.whole && !complete()) {
+  if (!reply.whole && version_ == 0) {
     return Error(Code::kInvalidArgument, "{} answered with the changes of a map that this router does not have",
                  asked_at);
+  }
+  if (reply.nodes.size() > kMaxNodes || reply.routes.size() > kMaxRoutes) {
+    return Error(Code::kInvalidArgument, "{} answered with a map of {} nodes and {} partitions", asked_at,
+                 reply.nodes.size(), reply.routes.size());
   }
   // A whole map that is older says which partitions there are, but none of its routes replaces a newer one (RM2).
   // Nor does it take a node away, or change one that is known.
@@ -82,12 +83,14 @@ Status RouteMap::Apply(const api::MapReply& reply, const std::string& asked_at) 
   for (const api::Route& from : reply.routes) {
     ASSIGN_OR_RETURN(Route route, ToRoute(from));
     const auto known = by_id.find(route.partition);
-    next[route.partition] = known != by_id.end() && route.OlderThan(known->second) ? known->second : std::move(route);
+    const bool keep =
+        known != by_id.end() && (route.OlderThan(known->second) || (older && !known->second.OlderThan(route)));
+    next[route.partition] = keep ? known->second : std::move(route);
   }
   std::vector<Route> routes;
   for (auto& [id, route] : next) routes.push_back(std::move(route));
   if (Status covered = CheckCoverage(&routes); !covered.ok()) {
-    if (!reply.whole) Clear();
+    if (!reply.whole) version_ = 0;
     return Error(Code::kInvalidArgument, "the map of {} does not fit together: {}", asked_at, covered.message());
   }
   cluster_id_ = *cluster;
@@ -95,15 +98,19 @@ Status RouteMap::Apply(const api::MapReply& reply, const std::string& asked_at) 
   if (nodes == nodes_ && routes == routes_) return {};
   nodes_ = std::move(nodes);
   routes_ = std::move(routes);
+  by_partition_.clear();
+  for (size_t i = 0; i < routes_.size(); ++i) by_partition_[routes_[i].partition] = i;
   ++changes_;
   return {};
 }
 
 bool RouteMap::ApplyHint(uint32_t partition, std::string_view master_address, Epoch epoch) {
   const NodeId master = NodeAt(master_address);
-  const auto route =
-      std::find_if(routes_.begin(), routes_.end(), [partition](const Route& r) { return r.partition == partition; });
-  if (master == 0 || route == routes_.end() || route->master == master) return false;
+  const auto at = by_partition_.find(partition);
+  if (master == 0 || at == by_partition_.end()) return false;
+  Route* route = &routes_[at->second];
+  // One that is far ahead is nonsense, and no true route would ever be newer.
+  if (route->master == master || epoch > route->epoch + kMaxHintAhead) return false;
   if (epoch != 0 && epoch < route->epoch) return false;
   route->master = master;
   route->epoch = std::max(route->epoch, epoch);
@@ -121,10 +128,8 @@ const Route& RouteMap::RouteOfHash(uint64_t hash) const {
 const Route& RouteMap::RouteOfKey(std::string_view key) const { return RouteOfHash(HashId(key)); }
 
 const Route* RouteMap::Find(uint32_t partition) const {
-  for (const Route& r : routes_) {
-    if (r.partition == partition) return &r;
-  }
-  return nullptr;
+  const auto at = by_partition_.find(partition);
+  return at == by_partition_.end() ? nullptr : &routes_[at->second];
 }
 
 const RouteNode* RouteMap::FindNode(NodeId node) const {

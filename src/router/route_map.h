@@ -13,6 +13,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "gen-cpp/routing_types.h"
@@ -45,8 +46,8 @@ struct RouteNode {
 class RouteMap {
  public:
   // Takes the answer of a node, which it reached at `asked_at`: the address of a node that has none in the answer
-  // (one that is alone). kInvalidArgument: the answer is of another cluster, or does not fit together; then nothing
-  // has changed. A delta that does not fit (RM1) clears the map, so that the next question is for a whole one.
+  // (one that is alone). kInvalidArgument: the answer is of another cluster, or does not fit together; then no route
+  // has changed. After a delta that does not fit (RM1) the version is 0, so the next question is for a whole map.
   Status Apply(const api::MapReply& reply, const std::string& asked_at);
   // The master in the map has said that another one is, at this address (KvError.master), in this epoch (0: it did
   // not say). Returns whether that is news. The map is corrected until the nodes send a newer one.
@@ -68,14 +69,13 @@ class RouteMap {
   const std::map<NodeId, RouteNode>& nodes() const { return nodes_; }
   const std::vector<Route>& routes() const { return routes_; }  // by first_hash
 
-  void Clear();
-
  private:
   Uuid cluster_id_;
   int64_t version_ = 0;
   uint64_t changes_ = 0;
   std::map<NodeId, RouteNode> nodes_;
   std::vector<Route> routes_;
+  std::unordered_map<uint32_t, size_t> by_partition_;  // index in routes_
 };
 
 // Whether the ranges cover every hash exactly once. kCorruption says where they do not. Sorts `routes`.

@@ -82,7 +82,7 @@ Task<void> RouterService::Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* 
   call->args.request.features.clear();
   const NodeAnswer answer = co_await CallNode(keeper_, keeper_->AnyNode(), CallKind::kPoint, "hello", &call->args,
                                               &call->reply, call->deadline_ns);
-  if (Failed(call, answer.status) || call->reply.__isset.error) co_return;
+  if (call->answered || Failed(call, answer.status) || call->reply.__isset.error) co_return;
   api::HelloReply& reply = call->reply.success;
   reply.partitions = static_cast<int32_t>(keeper_->map().routes().size());
   reply.node_id = "router of cluster " + keeper_->map().cluster_id().ToString();

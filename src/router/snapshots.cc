@@ -44,8 +44,8 @@ Task<void> Send(RouteKeeper* keeper, NodeId node, std::string method, Nanos dead
 }
 
 // Asks the masters until each partition has an answer that is the last word, or the deadline. `fill(args)` sets what
-// the request says besides the partitions; `take(reply, open)` takes the answers of a node, and leaves in `open` the
-// partitions that are to be asked again, with the error of each. Returns those that are left.
+// the request says besides the partitions; `take(reply, open)` takes the answers of a node: it erases from `open` the
+// partitions that have done it, and sets the error of those that have not. Returns those that are left.
 using Errors = std::map<int32_t, api::KvError>;
 template <typename Args, typename Reply, typename Fill, typename Take>
 Task<Errors> AskMasters(RouteKeeper* keeper, std::string method, Nanos deadline_ns, Fill fill, Take take) {
@@ -55,7 +55,7 @@ Task<Errors> AskMasters(RouteKeeper* keeper, std::string method, Nanos deadline_
   std::set<int32_t> wanted;
   for (const Route& route : keeper->map().routes()) wanted.insert(static_cast<int32_t>(route.partition));
   for (;;) {
-    const uint64_t seen = keeper->news();
+    const uint64_t before = keeper->news();
     std::map<NodeId, Part<Args, Reply>> parts;
     for (const int32_t id : wanted) {
       const Route* route = keeper->map().Find(static_cast<uint32_t>(id));
@@ -71,7 +71,13 @@ Task<Errors> AskMasters(RouteKeeper* keeper, std::string method, Nanos deadline_
     open.clear();
     for (auto& [node, part] : parts) {
       if (part.answer.answered() && !part.reply.__isset.error) {
-        take(part.reply.success, &open);
+        // RS1: what a node says nothing of has not happened, and what it was not asked for does not count.
+        Errors of_part;
+        const api::KvError nothing =
+            ToKvError(Error(Code::kUnavailable, "its node did not answer for it"), /*is_write=*/false);
+        for (const int32_t id : part.partitions) of_part[id] = nothing;
+        take(part.reply.success, &of_part);
+        open.merge(of_part);
         continue;
       }
       const api::KvError error =
@@ -84,18 +90,26 @@ Task<Errors> AskMasters(RouteKeeper* keeper, std::string method, Nanos deadline_
     const Nanos next_ns = reactor.NowNs() + backoff.Next(RetryCause::kMisrouted);
     if (open.empty() || final || keeper->stopping() || next_ns >= deadline_ns) co_return open;
     keeper->Refresh();
-    co_await keeper->UntilNews(seen, next_ns);
+    co_await keeper->UntilNews(backoff.tries() > kQuickTries ? keeper->news() : before, next_ns);
     wanted.clear();
     for (const auto& [id, error] : open) wanted.insert(id);
+  }
+}
+
+void Note(int32_t partition, bool done, const api::KvError& error, Errors* open) {
+  const auto at = open->find(partition);
+  if (at == open->end()) return;  // it was not asked for
+  if (done) {
+    open->erase(at);
+  } else {
+    at->second = error;
   }
 }
 
 // Leaves the partitions whose marks are not confirmed.
 template <typename Reply>
 void TakeMarks(const Reply& reply, Errors* open) {
-  for (const api::PartitionMark& mark : reply.partitions) {
-    if (!mark.confirmed) (*open)[mark.partition] = mark.error;
-  }
+  for (const api::PartitionMark& mark : reply.partitions) Note(mark.partition, mark.confirmed, mark.error, open);
 }
 
 // The error of the request, from those of its partitions.
@@ -131,7 +145,7 @@ Task<Errors> Release(RouteKeeper* keeper, std::string token, Nanos deadline_ns, 
       *existed |= mark.confirmed;
       // One that has gone is as good as released.
       const bool gone = mark.error.code == static_cast<int32_t>(ApiCode::kSnapshotGone);
-      if (!mark.confirmed && !gone) (*open)[mark.partition] = mark.error;
+      Note(mark.partition, mark.confirmed || gone, mark.error, open);
     }
   };
   Task<Errors> released = AskMasters<api::ClusterSnapshots_release_args, api::ClusterSnapshots_release_result>(
@@ -160,9 +174,7 @@ Task<Errors> AskClock(RouteKeeper* keeper, Nanos deadline_ns, int64_t* highest) 
   const auto fill = [](api::ClusterSnapshots_clock_args*) {};
   const auto take = [highest](const api::ClockReply& reply, Errors* open) {
     *highest = std::max(*highest, reply.highest);
-    for (const api::PartitionHighest& p : reply.partitions) {
-      if (p.__isset.error) (*open)[p.partition] = p.error;
-    }
+    for (const api::PartitionHighest& p : reply.partitions) Note(p.partition, !p.__isset.error, p.error, open);
   };
   Task<Errors> asked = AskMasters<api::ClusterSnapshots_clock_args, api::ClusterSnapshots_clock_result>(
       keeper, "clock", deadline_ns, fill, take);

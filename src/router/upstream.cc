@@ -96,7 +96,8 @@ Task<Status> Upstream::Connect(Link* link, Slot* slot) {
 
 std::span<const Upstream::Slot> Upstream::SlotsOf(CallKind kind) const {
   const std::span<const Slot> all(slots_);
-  return kind == CallKind::kPoint ? all.first(kPointLinks) : all.last(kLongLinks);
+  if (kind == CallKind::kPoint) return all.first(kPointLinks);
+  return kind == CallKind::kLong ? all.subspan(kPointLinks, kLongLinks) : all.last(kMapLinks);
 }
 
 bool Upstream::IsUp(CallKind kind) const {
@@ -122,10 +123,11 @@ Result<std::shared_ptr<Upstream::Link>> Upstream::Pick(CallKind kind) {
     options_.metrics->refused_total.Add();
     return trouble_.ok() ? Error(Code::kUnavailable, "{} is not connected", options_.address) : trouble_;
   }
-  if ((*best)->client->unanswered() >= kMaxCallsPerLink) {
+  const size_t most = kind == CallKind::kLong ? kMaxLongCalls : kMaxCallsPerLink;
+  if ((*best)->client->unanswered() >= most) {
     options_.metrics->refused_total.Add();
     return Error(Code::kOverloaded, "{} has not answered {} requests of this router yet; retry later", options_.address,
-                 kMaxCallsPerLink);
+                 most);
   }
   options_.metrics->calls_total.Add();
   return *best;

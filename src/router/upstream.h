@@ -2,7 +2,8 @@
 //
 // A few connections are kept open, and connected again when they end. Calls share them: replies come in any order, so
 // none waits for a slow one. Calls that take long (scans, watches) have a connection of their own, because a node
-// reads no further requests from a connection with many in progress.
+// reads no further requests from a connection with many in progress. So have questions for the map, so that it is heard
+// of in any case.
 //
 // The circuit breaker: a node that cannot be connected to, or that leaves three calls in a row without an answer
 // for half a second or more, is out. Calls fail at once then, without having been sent, and a connection is tried again
@@ -11,7 +12,8 @@
 // Threads: one reactor. Callers hold the Upstream and the Link by shared_ptr, since a node may leave the map meanwhile.
 //
 // Invariants
-//   UP1  At most kMaxCallsPerLink calls are unanswered on one connection; more are refused before they are sent.
+//   UP1  At most kMaxCallsPerLink calls (kMaxLongCalls of those that take long) are unanswered on one connection; more
+//        are refused before they are sent.
 //   UP2  A call that Pick refuses was not sent.
 #pragma once
 
@@ -29,7 +31,7 @@
 
 namespace pando {
 
-enum class CallKind : uint8_t { kPoint, kLong };
+enum class CallKind : uint8_t { kPoint, kLong, kMap };
 
 struct UpstreamMetrics {
   Counter connects_total, connect_failures_total, broken_total, tripped_total, refused_total, calls_total;
@@ -45,9 +47,10 @@ struct UpstreamOptions {
 
 class Upstream {
  public:
-  static constexpr size_t kPointLinks = 2, kLongLinks = 1;
+  static constexpr size_t kPointLinks = 2, kLongLinks = 1, kMapLinks = 1;
   static constexpr size_t kMaxCallsPerLink = 1024;
-  static constexpr int kMaxSilentCalls = 3;  // in a row
+  static constexpr size_t kMaxLongCalls = 120;  // a node reads on a connection until 128 are in progress
+  static constexpr int kMaxSilentCalls = 3;     // in a row
   static constexpr Nanos kSilenceNs = 500 * kMillisecond;
 
   struct Link {
@@ -89,7 +92,7 @@ class Upstream {
   const UpstreamOptions options_;
   std::string host_;
   uint16_t port_ = 0;
-  std::array<Slot, kPointLinks + kLongLinks> slots_;
+  std::array<Slot, kPointLinks + kLongLinks + kMapLinks> slots_;
   TaskGroup tasks_;
   WaitQueue changed_;  // a connection has come up or ended, or Stop was called
   bool stopping_ = false;

@@ -68,10 +68,19 @@ Status RpcClient::Admit() const {
   return {};
 }
 
+Status RpcClient::CheckFrame(size_t begin) {
+  const size_t bytes = out_.size() - begin - kFrameHeaderBytes;
+  if (bytes <= kMaxFrameBytes) return {};
+  out_.resize(begin);
+  return Error(Code::kInvalidArgument, "the request to {} would have {} bytes; the limit is {} (max_frame_bytes)",
+               peer_, bytes, kMaxFrameBytes);
+}
+
 void RpcClient::Awaiter::await_suspend(std::coroutine_handle<> h) {
   ++client->calls_;
   exchange->client_ = client;
-  exchange->seqid_ = client->next_seqid_++;
+  exchange->seqid_ = client->next_seqid_;
+  client->next_seqid_ = static_cast<int32_t>(static_cast<uint32_t>(client->next_seqid_) + 1);
   exchange->waiter_ = h;
   exchange->on_fire = [](Timer* t) {
     auto* late = static_cast<RpcExchange*>(t);

@@ -82,8 +82,9 @@ class RpcClient final : private ConnectionHandler, private TurnHook {
   // must await Begin at once, without a suspension in between.
   Status Send(WireProtocol protocol, std::string_view method, std::string_view head, std::string_view rest) {
     RETURN_IF_ERROR(Admit());
+    const size_t before = out_.size();
     codec_.WriteEncoded(Header(protocol, method), head, rest, &out_);
-    return {};
+    return CheckFrame(before);
   }
   struct Awaiter {
     RpcClient* client;
@@ -100,8 +101,9 @@ class RpcClient final : private ConnectionHandler, private TurnHook {
   template <typename Args>
   Status SendArgs(std::string_view method, const Args& args) {
     RETURN_IF_ERROR(Admit());
+    const size_t before = out_.size();
     codec_.Write(Header(options_.protocol, method), args, &out_);
-    return {};
+    return CheckFrame(before);
   }
   template <typename Reply>
   struct TypedCall final : RpcExchange {
@@ -128,6 +130,9 @@ class RpcClient final : private ConnectionHandler, private TurnHook {
   // A TApplicationException.
   static Status ToStatus(const MessageHeader& header, std::string_view body, ThriftCodec* codec);
   Status Admit() const;
+  // Takes the frame that begins at this byte of out_ back, with kInvalidArgument, if it is longer than any server
+  // reads: it would end the connection, with all other calls on it.
+  Status CheckFrame(size_t begin);
   void Finish(RpcExchange* exchange, Status status);
   void OnTimeout(RpcExchange* exchange);
   void OnData(std::span<const char> bytes) override;

@@ -111,13 +111,15 @@ TEST(Cursor, IsBoundToItsRange) {
   const std::string cursor = EncodeCursor(request, {kScanId, "user/17"});
   api::ScanRequest other = request;
   other.start_key = "b";
-  EXPECT_THAT(DecodeCursor(other, cursor).status().message(), HasSubstr("another range, direction, snapshot or cluster"));
+  EXPECT_THAT(DecodeCursor(other, cursor).status().message(),
+              HasSubstr("another range, direction, snapshot or cluster"));
   other = request;
   other.snapshot = "s";
   EXPECT_FALSE(DecodeCursor(other, cursor).ok());
   other = request;
   other.reverse = true;
-  EXPECT_THAT(DecodeCursor(other, cursor).status().message(), HasSubstr("another range, direction, snapshot or cluster"));
+  EXPECT_THAT(DecodeCursor(other, cursor).status().message(),
+              HasSubstr("another range, direction, snapshot or cluster"));
   // Moving bytes from one field to another makes another range.
   other = request;
   other.start_key = "";

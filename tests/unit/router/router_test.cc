@@ -6,6 +6,7 @@
 #include <deque>
 #include <memory>
 
+#include "src/router/range_plan.h"
 #include "src/router/router_service.h"
 #include "src/rpc/rpc_client.h"
 #include "tests/support/rpc_harness.h"
@@ -316,9 +317,9 @@ TEST_F(RouterTest, ARequestMayNameAsManyPartitionsAsTheInterfaceSays) {
   EXPECT_TRUE(status.ok()) << status.message();
 }
 
-TEST_F(RouterTest, AWatchMayNameAsManyPartitionsAsTheInterfaceSays) {
+TEST_F(RouterTest, AWatchMayNameAsManyPartitionsAsARouterDoes) {
   api::Routing_watchPartitions_args args, read;
-  args.request.positions.resize(kMaxNamedPartitions);
+  args.request.positions.resize(kMaxShare);
   std::string bytes;
   server_->codec().WriteStruct(args, &bytes);
   MemoryGrant memory(&server_->account());
