@@ -344,7 +344,8 @@ class Story {
     std::vector<size_t> nodes(kPartitions);
     for (uint32_t p = 0; p < kPartitions; ++p) {
       nodes[p] = taking_.master[p];
-      if (lives_[nodes[p]] != taking_.lives[nodes[p]]) return EndSnapshot();  // it has crashed at once
+      // It has crashed at once, perhaps before the other partition had confirmed.
+      if (Lost(*calls_[p])) return EndSnapshot();
     }
     std::string why;
     const std::optional<Numbers> numbers = ReadAll(taking_.mark, nodes, &why);
