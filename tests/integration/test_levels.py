@@ -12,7 +12,7 @@ from node_process import Connection, constants, temporary_directory, ttypes
 KEY = b"{levels}/key"
 
 
-def context(level=0, session=b"", staleness_ms=0, budget_ms=3000):
+def context(level=0, session=b"", staleness_ms=0, budget_ms=20000):
     return ttypes.Context(level=level, session=session, max_staleness_ms=staleness_ms, budget_ms=budget_ms)
 
 

@@ -143,8 +143,10 @@ Option Command::Quantity(const std::string& names, double* target, const std::st
     *target = *value;
     return "";
   };
-  return Parsed(
+  Option option = Parsed(
       names, store, [target] { return fmt::format("{}", *target); }, help);
+  option.option_->type_name(kQuantityTypeName);
+  return option;
 }
 
 CommandLine::CommandLine(const std::string& name, const std::string& description)

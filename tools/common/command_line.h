@@ -35,6 +35,7 @@ namespace pando::tools {
 
 // The type name that marks numeric options in --help.
 inline constexpr char kNumberTypeName[] = "N";
+inline constexpr char kQuantityTypeName[] = "SIZE";  // of Command::Quantity
 
 // Returns nothing if `text` is not a decimal number of type T. A number is an optional minus sign
 // and digits without a leading zero; a floating-point number may have a fraction and an exponent,
@@ -81,6 +82,7 @@ class Option {
   bool given() const;  // after the command line was parsed
 
  private:
+  friend class Command;
   CLI::Option* option_ = nullptr;
 };
 

@@ -72,8 +72,8 @@ void AddPlanCommand(tools::Command app, Globals* globals) {
   command.Quantity("--key_bytes", &in->key_bytes, "Length of a key, in bytes").ShowDefault();
   command.Quantity("--value_bytes", &in->value_bytes, "Length of a value, in bytes").Required();
   command
-      .Number("--compression_ratio", &in->compression_ratio,
-              "Bytes of keys and values before compression, divided by those after it", 1.0)
+      .Quantity("--compression_ratio", &in->compression_ratio,
+                "Bytes of keys and values before compression, divided by those after it; at least 1")
       .ShowDefault();
   command.Quantity("--reads", &in->reads_per_s, "Gets a second, at peak").ShowDefault();
   command.Quantity("--writes", &in->writes_per_s, "Puts a second, at peak").ShowDefault();
