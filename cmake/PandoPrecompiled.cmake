@@ -8,10 +8,11 @@ set(PANDO_HEADERS_src <algorithm> <array> <atomic> <chrono> <coroutine> <cstdint
     <memory> <mutex> <optional> <ostream> <set> <span> <string> <string_view> <unordered_map> <utility> <variant>
     <vector> <fmt/format.h> <glog/logging.h>)
 set(PANDO_HEADERS_test ${PANDO_HEADERS_src} <gmock/gmock.h> <gtest/gtest.h>)
-set(PANDO_HEADERS_tool ${PANDO_HEADERS_src} <CLI/CLI.hpp> <nlohmann/json.hpp>)
+# Not CLI/CLI.hpp: whoever includes it compiles most of it again, which takes six seconds, and one file needs it.
+set(PANDO_HEADERS_tool ${PANDO_HEADERS_src} <nlohmann/json.hpp>)
 set(PANDO_LIBRARIES_src fmt::fmt PkgConfig::GLOG)
 set(PANDO_LIBRARIES_test fmt::fmt PkgConfig::GLOG GTest::gmock)
-set(PANDO_LIBRARIES_tool fmt::fmt PkgConfig::GLOG CLI11::CLI11 nlohmann_json::nlohmann_json)
+set(PANDO_LIBRARIES_tool fmt::fmt PkgConfig::GLOG nlohmann_json::nlohmann_json)
 
 function(pando_precompile target kind)
   if(NOT PANDO_PRECOMPILE OR NOT CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
