@@ -5,7 +5,8 @@
  * A snapshot has a version T: it is the records of all partitions up to version T, and no others. To take one:
  *
  *   1. `clock` of all partitions; T = the highest version of all of them, and 20 ms more (a version is ms since 1970 in its
- *      upper 48 bits, and a counter in the lower 16).
+ *      upper 48 bits, and a counter in the lower 16). In these 20 ms, `prepare` has to reach all masters. If one was late,
+ *      take more the next time.
  *   2. `prepare` of all partitions, with T and an ID: 64 random bits that are used for this T only.
  *   3. If all have confirmed, the snapshot exists. Any replica of a partition that has it reads it, under the token that
  *      every reply of `prepare` has. If one has not, `release`, and begin again, with another ID and a higher T.
@@ -43,7 +44,10 @@ struct ClockReply {
 
 struct PrepareRequest {
   1: list<i32> partitions
-  /** T. At most 5 seconds ahead of the nodes' time. */
+  /**
+   * T. At most 10 seconds ahead of the nodes' time. A node answers once its time has come to T, or a write has to be given
+   * a version above T.
+   */
   2: i64 version
   /** Not 0. */
   3: i64 id
@@ -60,9 +64,9 @@ struct PartitionMark {
   3: i64 epoch
   4: i64 lsn
   /**
-   * Why it was not confirmed. UNAVAILABLE with applied = NO: the partition has given a version above T already, or could
-   * not keep the snapshot: take another one. NOT_MASTER. OVERLOADED: too many snapshots are open. SNAPSHOT_GONE: renew and
-   * release only.
+   * Why it was not confirmed. SNAPSHOT_GONE: of `prepare`, the partition has given a version above T already, or a
+   * checkpoint was in the way, or it could not keep the snapshot: take another one. NOT_MASTER. OVERLOADED: too many
+   * snapshots are open.
    */
   5: optional pando.KvError error
 }
@@ -100,6 +104,10 @@ struct ReleaseReply {
 }
 
 service ClusterSnapshots {
+  /**
+   * Answers once no partition has a checkpoint under way. None begins in the next five seconds without need: `prepare`
+   * should come by then.
+   */
   ClockReply clock(1: pando.Context context, 2: ClockRequest request) throws (1: pando.KvError error)
   PrepareReply prepare(1: pando.Context context, 2: PrepareRequest request) throws (1: pando.KvError error)
   RenewReply renew(1: pando.Context context, 2: RenewRequest request) throws (1: pando.KvError error)

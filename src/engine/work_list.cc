@@ -87,19 +87,23 @@ bool WorkList::LogIsShort(const LogStats& log) const {
 
 // If much log is retained, or the log waits for a segment, it is the partition that pins the oldest
 // log. If much space waits to be freed, it is the one that would free the most. Otherwise it is the
-// one whose last checkpoint is longest ago, if that is too long.
+// one whose last checkpoint is longest ago, if that is too long. Unless the log is short, none begins in which the mark
+// of a snapshot of the cluster is expected: the mark would have to wait for its end, and all later writes with it.
 Replica* WorkList::NextToCheckpoint(Replica* pins, bool log_is_short) {
   Look();
-  if (pins != nullptr && MayCheckpoint(*pins)) return pins;
+  const auto may_begin = [this, log_is_short](const Replica& replica) {
+    return MayCheckpoint(replica) && (log_is_short || !replica.checkpointer().held_off());
+  };
+  if (pins != nullptr && may_begin(*pins)) return pins;
   // Checkpoints cannot release what is not committed. It is copied only when the log needs the room,
   // not for the sake of a quick recovery: it would be copied for ever.
   if (log_is_short && pins != nullptr && !pins->checkpointer().Needed()) pins->AppendTailAgain();
-  if (Replica* most = std::exchange(most_pending_, nullptr); most != nullptr && MayCheckpoint(*most)) return most;
+  if (Replica* most = std::exchange(most_pending_, nullptr); most != nullptr && may_begin(*most)) return most;
   while (!overdue_.empty()) {
     Replica* replica = overdue_.back();
     overdue_.pop_back();
     const Nanos age_ns = reactor_.NowNs() - replica->checkpointer().last_ns();
-    if (MayCheckpoint(*replica) && age_ns >= options_.checkpoint_interval_ns) return replica;
+    if (may_begin(*replica) && age_ns >= options_.checkpoint_interval_ns) return replica;
   }
   return nullptr;
 }

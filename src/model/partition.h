@@ -103,13 +103,15 @@ class PartitionSnapshots {
   virtual Task<Status> ReleaseSnapshot(SnapshotId id) = 0;
 
   // -- snapshots of a whole cluster (src/partition/cluster_marks.h). Only a master takes part in them (kNotMaster).
-  // The highest version given so far, or the current time as a version if that is higher.
+  // The highest version given so far, or the current time as a version if that is higher. Waits for the end of a
+  // running checkpoint first, and holds off the next one for a while, for the mark that is to come.
   virtual Task<Result<Version>> HighestVersion() = 0;
-  // From here on the partition gives only versions above that of the mark, and the snapshot has all records up to it.
+  // Before the partition gives a version above that of the mark, it ends the snapshot, which has all records up to it.
   // No write is held. Returns, once the mark is committed and the snapshot readable, where the snapshot ends; also if
-  // it is asked again. kUnavailable: a version as high was given already, or the snapshot could not be kept: take
-  // another ID and a higher version. kOverloaded: too many are open. kAborted: whether the mark will be committed is
-  // unknown. kInvalidArgument: the version is too far ahead of the time here, or the ID was given before.
+  // it is asked again. kSnapshotGone: a version as high was given already, a checkpoint is under way, or the snapshot
+  // could not be kept: take another ID and a higher version. kOverloaded: too many are open. kAborted: whether the mark
+  // will be committed is unknown. kInvalidArgument: the version is too far ahead of the time here, or the ID was given
+  // before.
   virtual Task<Result<SessionPoint>> CloseAt(CloseMark mark) = 0;
 
   // -- copies of a snapshot, page by page (kSnapshotGone). Both first wait until the whole snapshot

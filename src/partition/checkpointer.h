@@ -17,6 +17,8 @@
 //        stalled: the next one to reserve completes it first.
 #pragma once
 
+#include <algorithm>
+
 #include "src/partition/partition_state.h"
 
 namespace pando {
@@ -44,6 +46,9 @@ class Checkpointer {
   // The superblock records the end of the log, so a lost log is detected.
   bool KnowsLog() const { return state_.file->superblock().log_end > 0; }
   Nanos last_ns() const { return last_ns_; }  // when the last one became durable
+  // Until then, no checkpoint should begin that can wait: the mark of a snapshot of the cluster is expected.
+  void HoldOff(Nanos until_ns) { held_off_until_ns_ = std::max(held_off_until_ns_, until_ns); }
+  bool held_off() const { return state_.reactor.NowNs() < held_off_until_ns_; }
   bool running() const { return phase_ != CheckpointPhase::kNone && phase_ != CheckpointPhase::kStalled; }
 
   // Waits for a running checkpoint, then writes one if it is needed. On kDiskFull the generation
@@ -78,6 +83,7 @@ class Checkpointer {
   WaitQueue ended_;
   Superblock frozen_;  // of the generation being checkpointed
   Nanos last_ns_ = 0;
+  Nanos held_off_until_ns_ = 0;
   int to_free_ = 0;  // checkpoints to go until the space that merges released is free
 };
 

@@ -1,5 +1,6 @@
 #include "src/partition/cluster_marks.h"
 
+#include <algorithm>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -11,22 +12,35 @@ namespace pando {
 
 // -- the master
 
-Result<Version> ClusterMarks::Highest() const {
-  RETURN_IF_ERROR(snapshots_.MayCut());
-  return std::max(state_.clock.newest(), VersionAtMs(state_.clock.NowMs()));
+Task<Result<Version>> ClusterMarks::Highest() {
+  CO_RETURN_IF_ERROR(snapshots_.MayCut());
+  const ActiveCall call(&state_);
+  for (;;) {
+    checkpointer_.HoldOff(state_.reactor.NowNs() + kHoldOffNs);
+    if (!checkpointer_.running() || state_.failed()) break;
+    co_await checkpointer_.WaitForEnd();
+  }
+  CO_RETURN_IF_ERROR(snapshots_.MayCut());
+  co_return std::max(state_.clock.newest(), VersionAtMs(state_.clock.NowMs()));
 }
 
 Status ClusterMarks::CheckMark(const CloseMark& mark) const {
   RETURN_IF_ERROR(snapshots_.MayCut());
   RETURN_IF_ERROR(state_.gate->MayMark());
-  if (!state_.clock.MayFollow(mark.version)) {
+  if (checkpointer_.running()) {
+    return Error(Code::kSnapshotGone,
+                 "partition {}: a checkpoint has begun since it was asked for its highest version; take another "
+                 "snapshot",
+                 state_.id());
+  }
+  if (!state_.clock.MayMark(mark.version)) {
     return Error(Code::kInvalidArgument,
                  "partition {}: the snapshot of the cluster is to end at version {}, whose time is {} ms ahead of the "
                  "clock of this node; at most {} ms are allowed: set the clocks of the nodes",
                  state_.id(), mark.version, VersionMs(mark.version) - state_.reactor.WallMs(),
-                 PartitionClock::kMaxLeadMs);
+                 2 * PartitionClock::kMaxLeadMs);
   }
-  if (snapshots_.of_cluster() + closing_ < kMaxSnapshots) return Status();
+  if (snapshots_.of_cluster() + closing_.size() < kMaxSnapshots) return Status();
   return Error(Code::kOverloaded,
                "partition {}: {} snapshots of the cluster are open, which is the limit: release those that are not "
                "needed",
@@ -36,7 +50,7 @@ Status ClusterMarks::CheckMark(const CloseMark& mark) const {
 // CM3
 Result<SessionPoint> ClusterMarks::Confirm(const CloseMark& mark, std::string_view why_not) const {
   const Result<const SnapshotInfo*> found = snapshots_.Find(mark.id);
-  if (!found.ok()) return Error(Code::kUnavailable, "partition {}: {}", state_.id(), why_not);
+  if (!found.ok()) return Error(Code::kSnapshotGone, "partition {}: {}", state_.id(), why_not);
   const SnapshotInfo& snapshot = **found;
   if (snapshot.of_cluster && snapshot.version == mark.version) return SessionPoint{snapshot.epoch, snapshot.lsn};
   return Error(Code::kInvalidArgument,
@@ -47,9 +61,12 @@ Result<SessionPoint> ClusterMarks::Confirm(const CloseMark& mark, std::string_vi
 Task<Result<SessionPoint>> ClusterMarks::Close(CloseMark mark) {
   CO_RETURN_IF_ERROR(snapshots_.MayCut());
   const ActiveCall call(&state_);
-  // The mark would wait for it, and so would all later writes.
-  while (checkpointer_.running() && !state_.failed()) co_await checkpointer_.WaitForEnd();
-  if (snapshots_.Find(mark.id).ok()) co_return Confirm(mark, "");  // it was sent before
+  // It may have been sent before, and what came of it decides.
+  const auto is_closing = [this, &mark] {
+    return std::find(closing_.begin(), closing_.end(), mark.id) != closing_.end();
+  };
+  while (is_closing()) co_await closed_.Wait();
+  if (snapshots_.Find(mark.id).ok()) co_return Confirm(mark, "");
   CO_RETURN_IF_ERROR(CheckMark(mark));
   WriteOp op;
   op.op = RecordOp::kClose;
@@ -59,9 +76,10 @@ Task<Result<SessionPoint>> ClusterMarks::Close(CloseMark mark) {
   op.expires_at_ms = mark.expires_at_ms;
   std::vector<WriteOp> ops;
   ops.push_back(std::move(op));
-  ++closing_;
+  closing_.push_back(mark.id);
   Result<std::vector<OpResult>> done = co_await pipeline_.Write(std::move(ops), WriteOptions());
-  --closing_;
+  std::erase(closing_, mark.id);
+  closed_.NotifyAll();
   CO_RETURN_IF_ERROR(done.status());
   co_return Confirm(mark,
                     "the snapshot could not be kept, or is gone already: the disk is full, or the time for which it "

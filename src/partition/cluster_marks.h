@@ -9,8 +9,14 @@
 //
 // How long the snapshot lives is said by the mark, and later by other records of the log (kLease).
 //
+// The mark is appended when the time of the partition comes to T, or right before a write that is given a higher
+// version because its writer has seen one (WritePipeline, CM7). If it came at once, all later writes would be given
+// versions above T at once, and so would, by what their writers have seen, writes in partitions that the request has
+// not reached yet; those would have to refuse it.
+//
 // A mark ends a generation, and so it waits, in the queue of writes, for a checkpoint that is under way. All later
-// writes wait behind it. A master therefore waits for a checkpoint before it appends the mark, so this is rare there.
+// writes wait behind it. A master therefore waits for a running checkpoint before it says which version it has given,
+// and holds off the next one for kHoldOffNs.
 //
 // Threads: one reactor.
 //
@@ -29,7 +35,9 @@
 #pragma once
 
 #include <optional>
+#include <vector>
 
+#include "src/io/sync.h"
 #include "src/model/types.h"
 #include "src/partition/apply_unit.h"
 #include "src/partition/checkpointer.h"
@@ -42,12 +50,17 @@ class WritePipeline;
 class ClusterMarks {
  public:
   static constexpr size_t kMaxSnapshots = 64;
+  static constexpr Nanos kHoldOffNs = 5 * kSecond;
 
   ClusterMarks(PartitionState& state, Checkpointer& checkpointer, SnapshotTable& snapshots, WritePipeline& pipeline)
-      : state_(state), checkpointer_(checkpointer), snapshots_(snapshots), pipeline_(pipeline) {}
+      : state_(state),
+        checkpointer_(checkpointer),
+        snapshots_(snapshots),
+        pipeline_(pipeline),
+        closed_(state.reactor) {}
 
   // -- what a master is asked; see Partition
-  Result<Version> Highest() const;
+  Task<Result<Version>> Highest();
   Task<Result<SessionPoint>> Close(CloseMark mark);
   // Until when the snapshot lives, at least; nothing: no longer. The log says so. kSnapshotGone.
   Task<Status> SetLease(SnapshotId id, std::optional<int64_t> expires_at_ms);
@@ -79,7 +92,8 @@ class ClusterMarks {
   SnapshotTable& snapshots_;
   WritePipeline& pipeline_;
   Ready ready_ = Ready::kNo;
-  size_t closing_ = 0;  // marks that are being appended, and applied
+  std::vector<SnapshotId> closing_;  // marks that are being appended, and applied
+  WaitQueue closed_;                 // one of them has been, or was not
 };
 
 }  // namespace pando

@@ -72,8 +72,15 @@ class PartitionClock {
     Follow(version);
     return version;
   }
+  // The lowest version that Give returns once See(seen) has been called.
+  Version Next(Version seen) const {
+    const Version allowed = std::min(seen, VersionAtMs(reactor_.WallMs() + kMaxLeadMs));
+    return std::max(std::max(newest_, allowed) + 1, VersionAtMs(NowMs()));
+  }
   // Whether a version that comes from elsewhere is not too far ahead of the time here.
   bool MayFollow(Version version) const { return version <= VersionAtMs(reactor_.WallMs() + kMaxLeadMs); }
+  // The same for that of a mark. What clients have seen can lead the time here by kMaxLeadMs, and marks are above it.
+  bool MayMark(Version version) const { return version <= VersionAtMs(reactor_.WallMs() + 2 * kMaxLeadMs); }
   // CM5: later versions are above this one. False: it is too far ahead, and they are only as high as they may be.
   bool See(Version seen) {
     if (seen <= newest_) return true;

@@ -62,6 +62,7 @@ bool WritePipeline::TryWrite(PointWrite* write, Frame* leaf, Frame* lane) {
   unit->waits = QueueEntry::Waiter::kPoint;
   unit->client = write;
   unit->encoded.reserve(cost.encoded_bytes);
+  AppendMarksBefore(write->seen_version, records);
   EncodePoint(*write, unit.get());
   if (lane) unit->content.pins.push_back(state_.pool.Pin(lane));
   unit->content.pins.push_back(state_.pool.Pin(leaf));

@@ -230,7 +230,7 @@ void Replica::OnLogFailed(const Status& status) {
   if (state_.on_failure) state_.on_failure(status);
 }
 
-Task<Result<Version>> Replica::HighestVersion() { co_return marks_.Highest(); }
+Task<Result<Version>> Replica::HighestVersion() { return marks_.Highest(); }
 
 Task<Status> Replica::RenewSnapshot(SnapshotId id, int64_t expires_at_ms) {
   CO_ASSIGN_OR_RETURN(const SnapshotInfo* snapshot, snapshots_.Find(id));

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "src/io/timed_wait.h"
 #include "src/partition/write_pipeline.h"
 
 namespace pando {
@@ -73,16 +74,61 @@ Task<Status> WritePipeline::Prepare(ClientWrite* write, LogSpace* log_space) {
   }
   if (status.ok() && write->ops.front().op == RecordOp::kOnce) status = co_await CheckLane(&write->ops.front());
   while (status.ok() && append_slice_.Spend(0)) co_await Yield(state_.reactor);
+  if (status.ok() && write->ops.front().op == RecordOp::kClose) {
+    co_await UntilDue(write);
+    if (write->appended) co_return Status();
+  }
   // A snapshot is being cut: no write may be appended meanwhile.
   while (status.ok() && writes_held_ && !state_.failed()) co_await writes_resumed_.Wait();
   if (status.ok()) status = BeginAppend(*write);
   co_return status;
 }
 
+// CM7. Whoever comes to a version at or above that of the mark takes it off the list, and appends it if nothing is
+// against that.
+Task<void> WritePipeline::UntilDue(ClientWrite* mark) {
+  const Version version = mark->ops.front().version;
+  const auto behind =
+      std::upper_bound(waiting_marks_.begin(), waiting_marks_.end(), version,
+                       [](Version v, const ClientWrite* waiting) { return v < waiting->ops.front().version; });
+  waiting_marks_.insert(behind, mark);
+  const int64_t ahead_ms = std::max<int64_t>(VersionMs(version) - state_.clock.NowMs(), 0);
+  const auto taken = [this, mark] {
+    return state_.phase() != Phase::kServing ||
+           std::find(waiting_marks_.begin(), waiting_marks_.end(), mark) == waiting_marks_.end();
+  };
+  Task<bool> due = WaitUntil(state_.reactor, marks_due_, state_.reactor.NowNs() + ahead_ms * kMillisecond, taken);
+  co_await due;
+  std::erase(waiting_marks_, mark);
+}
+
+void WritePipeline::AppendMarksUpTo(Version version) {
+  while (!waiting_marks_.empty() && FirstMark() <= version) AppendFirstMark();
+}
+
+void WritePipeline::AppendFirstMark() {
+  ClientWrite* const mark = waiting_marks_.front();
+  waiting_marks_.erase(waiting_marks_.begin());
+  if (BeginAppend(*mark).ok()) {
+    Encode(mark);
+    Append(mark);
+    mark->appended = true;
+  }
+  marks_due_.NotifyAll();  // its call answers, and says why if it was refused
+}
+
 // P3: returns once the write has been applied or has failed.
 Task<Status> WritePipeline::AppendAndApply(ClientWrite* write, LogSpace* log_space) {
-  Encode(write);
-  Append(write);
+  if (!write->appended) {
+    const WriteOp& first = write->ops.front();
+    if (first.op == RecordOp::kClose) {
+      AppendMarksUpTo(first.version - 1);
+    } else {
+      AppendMarksBefore(write->options.seen_version, write->ops.size());
+    }
+    Encode(write);
+    Append(write);
+  }
   state_.gate->OnAppended();
   log_space->Drop();  // from here on its records count themselves
   co_await QueueEntry::Left{write};
@@ -91,6 +137,7 @@ Task<Status> WritePipeline::AppendAndApply(ClientWrite* write, LogSpace* log_spa
 
 // LV3, level ONE. The unit belongs to the queue, because it may be applied after the call has ended.
 Task<Status> WritePipeline::AppendAndSync(ClientWrite* write, LogSpace* log_space) {
+  AppendMarksBefore(write->options.seen_version, write->ops.size());
   Encode(write);
   auto unit = std::make_unique<LoggedUnit>();
   unit->waits = QueueEntry::Waiter::kNobody;

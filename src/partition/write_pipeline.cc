@@ -197,7 +197,7 @@ Status WritePipeline::CheckUncommitted(const ClientWrite& write) const {
 // CM1: whether the partition may go on above the version of the mark.
 Status WritePipeline::CheckClose(const WriteOp& op) const {
   if (op.op != RecordOp::kClose || op.version > state_.clock.newest()) return Status();
-  return Error(Code::kUnavailable,
+  return Error(Code::kSnapshotGone,
                "partition {}: version {} was given already, and the snapshot of the cluster was to end at {}; take "
                "another snapshot, with a higher version",
                state_.id(), state_.clock.newest(), op.version);
@@ -339,12 +339,12 @@ void WritePipeline::Fail(const Status& status) {
   }
   for (QueueEntry* entry : failed) LeaveFailed(entry);
   FailDurableWaits(0);
-  writes_resumed_.NotifyAll();
+  WakeWriters();
 }
 
 void WritePipeline::OnOutOfService() {
   FailDurableWaits(0);
-  writes_resumed_.NotifyAll();
+  WakeWriters();
   // ApplyInTask reads the write at the front and answers it.
   const size_t kept = applying_ == Applying::kPreparing ? 1 : 0;
   // Of a dropped partition, the log reads nothing any more.
@@ -493,6 +493,7 @@ void WritePipeline::AppendTailAgain() {
 }
 
 void WritePipeline::GiveUpUncommitted() {
+  WakeWriters();
   if (state_.failed()) return;
   // What is not durable yet is still read by the log.
   const auto first = EntryAfter(state_.committed_lsn), end = EntryAfter(state_.durable_lsn);

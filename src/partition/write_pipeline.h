@@ -28,6 +28,8 @@
 //        acknowledged at ONE is applied later like any other write, or is superseded.
 //   LV4  A write that a change of master holds has taken nothing but its request's memory, and is then appended or
 //        refused; until it is appended it can be withdrawn.
+//   CM7  The mark of a snapshot of the cluster is appended when the time has come to its version, or right before a
+//        write that is given a higher one. So until then the versions here are no higher than the time has brought.
 //   WQ3  Once the partition has given up what is not committed, nothing more is committed. Whatever
 //        waits for a commit, or comes to wait for it, leaves the queue with an error.
 #pragma once
@@ -47,7 +49,11 @@ namespace pando {
 class WritePipeline {
  public:
   WritePipeline(PartitionState& state, BlockAdmission& admission, Applier& applier)
-      : state_(state), admission_(admission), applier_(applier), writes_resumed_(state.reactor) {}
+      : state_(state),
+        admission_(admission),
+        applier_(applier),
+        writes_resumed_(state.reactor),
+        marks_due_(state.reactor) {}
   ~WritePipeline();
 
   // See Partition. In write_calls.cc.
@@ -119,6 +125,7 @@ class WritePipeline {
     std::vector<WriteOp> ops;  // until they are encoded
     WriteOptions options;
     size_t encoded_bytes = 0;  // the most that `encoded` will have
+    bool appended = false;     // a mark, by the write that it has to precede
     UnitReply reply;
   };
 
@@ -152,6 +159,19 @@ class WritePipeline {
   bool MayPin() const;
   Status BeginAppend(const ClientWrite& write) const;
   Status CheckClose(const WriteOp& op) const;
+  Task<void> UntilDue(ClientWrite* mark);
+  Version FirstMark() const { return waiting_marks_.front()->ops.front().version; }
+  void AppendFirstMark();
+  // Those at or below `version`.
+  void AppendMarksUpTo(Version version);
+  // CM7: before a write whose writer has seen `seen` gets versions for so many records.
+  void AppendMarksBefore(Version seen, size_t records) {
+    while (!waiting_marks_.empty() && FirstMark() <= state_.clock.Next(seen) + records - 1) AppendFirstMark();
+  }
+  void WakeWriters() {
+    writes_resumed_.NotifyAll();
+    marks_due_.NotifyAll();
+  }
   // Whether WQ2 allows another write of so many encoded bytes and operations.
   bool UncommittedFits(size_t encoded_bytes, size_t ops) const;
   struct Uncommitted {
@@ -229,6 +249,8 @@ class WritePipeline {
   bool answering_ = false;       // AnswerInTask runs
   bool writes_held_ = false;
   WaitQueue writes_resumed_;
+  std::vector<ClientWrite*> waiting_marks_;  // UntilDue, the lowest version first
+  WaitQueue marks_due_;
 };
 
 }  // namespace pando

@@ -113,13 +113,14 @@ void TakeMarks(const Reply& reply, Errors* open) {
 }
 
 // The error of the request, from those of its partitions.
-api::KvError ErrorOf(const Errors& errors, const char* what) {
+api::KvError ErrorOf(const Errors& errors, const char* what, ApiCode when_gone = ApiCode::kSnapshotGone) {
   const auto& [partition, first] = *errors.begin();
   api::KvError error = first;
   if (CauseOf(first) == RetryCause::kMisrouted) error = MakeError(ApiCode::kUnavailable, first.message);
   error.message = fmt::format("{} partition{} could not {}; partition {}: {}", errors.size(),
                               errors.size() == 1 ? "" : "s", what, partition, first.message);
   error.applied = static_cast<int32_t>(ApiApplied::kNo);
+  if (error.code == static_cast<int32_t>(ApiCode::kSnapshotGone)) error.code = static_cast<int32_t>(when_gone);
   error.retryable = error.code == static_cast<int32_t>(ApiCode::kUnavailable) || first.retryable;
   return error;
 }
@@ -188,8 +189,7 @@ Task<void> RouteOpenSnapshot(RouteKeeper* keeper, OpenSnapshotCall* call) {
   if (Failed(call, co_await keeper->UntilComplete(call->deadline_ns))) co_return;
   if (!ReserveParts(keeper, call)) co_return;
   Errors failed;
-  // A partition that has given a version above T refuses: then T was too close.
-  for (int64_t ahead_ms = kFirstAheadMs;; ahead_ms = std::min(2 * ahead_ms, kMaxAheadMs)) {
+  for (int64_t ahead_ms = kFirstAheadMs;;) {
     Attempt attempt;
     failed = co_await AskClock(keeper, call->deadline_ns, &attempt.version);
     if (!failed.empty() || call->answered) break;
@@ -212,13 +212,17 @@ Task<void> RouteOpenSnapshot(RouteKeeper* keeper, OpenSnapshotCall* call) {
       const Nanos release_until_ns = keeper->reactor().NowNs() + kReleaseNs;
       static_cast<void>(co_await Release(keeper, attempt.token, release_until_ns, &existed));
     }
-    const bool may_repeat = std::all_of(failed.begin(), failed.end(), [](const auto& f) {
-      return f.second.code == static_cast<int32_t>(ApiCode::kUnavailable) || CauseOf(f.second) != RetryCause::kNone;
+    const auto gone = [](const auto& f) { return f.second.code == static_cast<int32_t>(ApiCode::kSnapshotGone); };
+    const bool may_repeat = std::all_of(failed.begin(), failed.end(), [&gone](const auto& f) {
+      return gone(f) || f.second.code == static_cast<int32_t>(ApiCode::kUnavailable) ||
+             CauseOf(f.second) != RetryCause::kNone;
     });
+    // A partition that has given a version above T refuses: then T was too close.
+    if (std::any_of(failed.begin(), failed.end(), gone)) ahead_ms = std::min(2 * ahead_ms, kMaxAheadMs);
     if (call->answered || keeper->stopping() || !may_repeat || keeper->reactor().NowNs() + kSecond >= call->deadline_ns)
       break;
   }
-  if (!call->answered && !failed.empty()) Refuse(call, ErrorOf(failed, "take the snapshot"));
+  if (!call->answered && !failed.empty()) Refuse(call, ErrorOf(failed, "take the snapshot", ApiCode::kUnavailable));
 }
 
 Task<void> RouteRenewSnapshot(RouteKeeper* keeper, RenewSnapshotCall* call) {

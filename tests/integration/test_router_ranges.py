@@ -245,6 +245,7 @@ class RouterRanges(unittest.TestCase):
                 self.cluster.nodes[2].start()
         for writer in writers:
             writer.finish()
+        print(f"{taken} snapshots")
         self.assertGreater(taken, 10)
         self.cluster.wait_healed()
 

@@ -14,6 +14,7 @@ namespace {
 
 constexpr SnapshotId kId = 0x51;
 constexpr int64_t kMinuteMs = 60'000;
+constexpr Nanos kUntilDue = 21 * kMillisecond;  // until the mark at Ahead is appended
 
 class ClusterMarksTest : public CommitGateTest {};
 
@@ -98,7 +99,7 @@ TEST_F(ClusterMarksTest, ASnapshotEndsAtItsVersion) {
         EXPECT_EQ(*again, *point);
         // A version that was given is refused, and so are the ID of another snapshot, and a time far ahead.
         EXPECT_EQ((co_await t->p_->CloseAt(MarkAt(t, kId + 1, co_await VersionOf(t->p_, "b")))).code(),
-                  Code::kUnavailable);
+                  Code::kSnapshotGone);
         EXPECT_EQ((co_await t->p_->CloseAt(MarkAt(t, kId, co_await Ahead(t->p_)))).code(), Code::kInvalidArgument);
         const Version far = co_await Ahead(t->p_) + VersionAtMs(3'600'000);
         EXPECT_EQ((co_await t->p_->CloseAt(MarkAt(t, kId + 1, far))).code(), Code::kInvalidArgument);
@@ -116,6 +117,7 @@ TEST_F(ClusterMarksTest, AMarkIsConfirmedOnceItIsCommitted) {
     static Closing closing;
     const Version version = co_await Ahead(t->p_);
     t->tasks_->Spawn(CloseLater(t->p_, MarkAt(t, kId, version), &closing));
+    co_await Sleep(*t->reactor_, kUntilDue);
     t->tasks_->Spawn(PutLater(t->p_, "a", "1", &t->a_));
     co_await UntilDurable(t->reactor_, t->p_);
     EXPECT_EQ(t->p_->stats().last_lsn, 2u);
@@ -132,11 +134,95 @@ TEST_F(ClusterMarksTest, AMarkIsConfirmedOnceItIsCommitted) {
     // One that is superseded is not confirmed.
     static Closing lost;
     t->tasks_->Spawn(CloseLater(t->p_, MarkAt(t, kId + 1, co_await Ahead(t->p_)), &lost));
+    co_await Sleep(*t->reactor_, kUntilDue);
     co_await UntilDurable(t->reactor_, t->p_);
     t->gate_->partition->BeginEpoch(t->gate_->partition->epoch() + 1, 2);
     co_await Sleep(*t->reactor_, 100 * kMillisecond);
     EXPECT_EQ(lost.code(), Code::kAborted);
     EXPECT_EQ(co_await ValueIn(t->p_, kId + 1, "a"), "gone");
+  });
+}
+
+// CM7: the partition goes on below the version until its time comes, or somebody has seen a higher one.
+TEST_F(ClusterMarksTest, AMarkIsAppendedNoEarlierThanItMust) {
+  Run([](CommitGateTest* t) -> Task<void> {
+    t->gate_->commits = true;
+    static Closing timed, second, early, again, refused;
+    const Version version = co_await Ahead(t->p_);
+    t->tasks_->Spawn(CloseLater(t->p_, MarkAt(t, kId, version), &timed));
+    co_await Sleep(*t->reactor_, 10 * kMillisecond);
+    EXPECT_OK(co_await Put(t->p_, "a", "1"));
+    EXPECT_LT(co_await VersionOf(t->p_, "a"), version);
+    EXPECT_FALSE(timed.point);
+    co_await Sleep(*t->reactor_, kUntilDue);
+    EXPECT_EQ(timed.code(), Code::kOk);
+    EXPECT_EQ(co_await ValueIn(t->p_, kId, "a"), "1");
+    // Two wait, and a third one that is not due. The second is asked for twice.
+    const Version base = co_await Ahead(t->p_) + VersionAtMs(1000);
+    t->tasks_->Spawn(CloseLater(t->p_, MarkAt(t, kId + 3, base + VersionAtMs(3000)), &refused));
+    t->tasks_->Spawn(CloseLater(t->p_, MarkAt(t, kId + 2, base + 1000), &second));
+    t->tasks_->Spawn(CloseLater(t->p_, MarkAt(t, kId + 1, base), &early));
+    t->tasks_->Spawn(CloseLater(t->p_, MarkAt(t, kId + 2, base + 1000), &again));
+    for (const Version seen : {base - 1, base + 1000}) {
+      WriteOptions options;
+      options.seen_version = seen;
+      std::vector<WriteOp> ops{PutOp("a", seen < base ? "2" : "3")};
+      Result<std::vector<OpResult>> done = co_await t->p_->Write(std::move(ops), options);
+      EXPECT_OK(done.status());
+      EXPECT_GT(done->front().version, seen);
+    }
+    co_await Sleep(*t->reactor_, kMillisecond);
+    EXPECT_EQ(early.code(), Code::kOk);
+    EXPECT_EQ(second.code(), Code::kOk);
+    EXPECT_EQ(again.code(), Code::kOk);
+    EXPECT_FALSE(refused.point);
+    EXPECT_EQ(co_await ValueIn(t->p_, kId + 1, "a"), "1");
+    EXPECT_EQ(co_await ValueIn(t->p_, kId + 2, "a"), "2");
+    // A write without a coroutine gives way, too.
+    AwaitedWrite write(*t->reactor_);
+    write.partition = t->p_;
+    write.op = PutOp("a", "4");
+    write.seen_version = base + VersionAtMs(3000);
+    PointWrite* const batch[] = {&write};
+    t->engine_->BatchWrite(batch);
+    EXPECT_TRUE(write.begun);
+    while (!write.over) co_await write.done.Wait();
+    EXPECT_GT(write.result.version, write.seen_version);
+    co_await Sleep(*t->reactor_, kMillisecond);
+    EXPECT_EQ(refused.code(), Code::kOk);
+    EXPECT_EQ(co_await ValueIn(t->p_, kId + 3, "a"), "3");
+    t->engine_->CheckInvariants();
+  });
+}
+
+// Whoever waits for the time of a mark does not keep the partition from closing.
+TEST_F(ClusterMarksTest, APartitionClosesWhileAMarkWaits) {
+  static Closing closing;
+  Run(
+      [](CommitGateTest* t) -> Task<void> {
+        t->gate_->commits = true;
+        const Version version = co_await Ahead(t->p_) + VersionAtMs(9000);
+        t->tasks_->Spawn(CloseLater(t->p_, MarkAt(t, kId, version), &closing));
+        co_await Sleep(*t->reactor_, 10 * kMillisecond);
+      },
+      /*close=*/true);
+  EXPECT_TRUE(closing.point);
+}
+
+// A checkpoint would keep the mark, and all writes behind it, waiting.
+TEST_F(ClusterMarksTest, NoCheckpointIsInTheWay) {
+  Run([](CommitGateTest* t) -> Task<void> {
+    t->gate_->commits = true;
+    EXPECT_OK(co_await Put(t->p_, "a", "1"));
+    static std::optional<Status> written;
+    t->tasks_->Spawn([](Partition* p) -> Task<void> { written = co_await p->Checkpoint(); }(t->p_));
+    EXPECT_FALSE(written);
+    const Version version = co_await Ahead(t->p_);
+    EXPECT_TRUE(written);
+    t->tasks_->Spawn([](Partition* p) -> Task<void> { EXPECT_OK(co_await p->Checkpoint()); }(t->p_));
+    EXPECT_EQ((co_await t->p_->CloseAt(MarkAt(t, kId, version))).code(), Code::kSnapshotGone);
+    EXPECT_OK((co_await t->p_->CloseAt(MarkAt(t, kId + 1, co_await Ahead(t->p_)))).status());
+    co_await t->tasks_->Drain();
   });
 }
 
@@ -157,6 +243,7 @@ TEST_F(ClusterMarksTest, ACutOfTheNodeGivesWay) {
         static Closing closing;
         static Cutting cutting;
         t->tasks_->Spawn(CloseLater(t->p_, MarkAt(t, kId, co_await Ahead(t->p_)), &closing));
+        co_await Sleep(*t->reactor_, kUntilDue);
         co_await UntilDurable(t->reactor_, t->p_);
         EXPECT_EQ(t->p_->stats().last_lsn, 1u);
         t->tasks_->Spawn(CutLater(t, &cutting));
@@ -234,7 +321,7 @@ TEST_F(ClusterMarksTest, LivesAsLongAsTheLogSays) {
     // One that is over when its mark is applied.
     CloseMark late = MarkAt(t, kId + 2, co_await Ahead(t->p_));
     late.expires_at_ms = t->reactor_->WallMs();
-    EXPECT_EQ((co_await t->p_->CloseAt(late)).code(), Code::kUnavailable);
+    EXPECT_EQ((co_await t->p_->CloseAt(late)).code(), Code::kSnapshotGone);
     EXPECT_OK(co_await t->p_->Checkpoint());
   });
 }
@@ -280,7 +367,7 @@ TEST_F(ClusterMarksTest, WritesAreNewerThanWhatTheirWritersHaveSeen) {
         EXPECT_OK(done.status());
         EXPECT_GT(done->front().version, carried);
       }
-      EXPECT_EQ((co_await t->p_->CloseAt(MarkAt(t, kId, carried))).code(), Code::kUnavailable);
+      EXPECT_EQ((co_await t->p_->CloseAt(MarkAt(t, kId, carried))).code(), Code::kSnapshotGone);
     }
     // Nobody can set the time of a partition far ahead, however often it is tried.
     EXPECT_EQ(t->p_->stats().clocks_ahead_total, 0u);
@@ -415,9 +502,11 @@ TEST_F(ClusterMarksTest, AreMadeAgainAfterACrash) {
     t->gate_->commits = false;
     static Closing closing, closing_over;
     t->tasks_->Spawn(CloseLater(t->p_, MarkAt(t, kId, co_await Ahead(t->p_)), &closing));
+    co_await Sleep(*t->reactor_, kUntilDue);
     co_await UntilDurable(t->reactor_, t->p_);
     over.version = co_await Ahead(t->p_);
     t->tasks_->Spawn(CloseLater(t->p_, over, &closing_over));
+    co_await Sleep(*t->reactor_, kUntilDue);
     t->tasks_->Spawn(PutLater(t->p_, "b", "2", &t->a_));
     co_await UntilDurable(t->reactor_, t->p_);
     co_await Sleep(*t->reactor_, 2 * kSecond);
