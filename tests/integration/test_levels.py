@@ -42,7 +42,7 @@ class Nodes:
     def connect(self):
         for number, node in self.cluster.nodes.items():
             if node.process.poll() is None:
-                self.connections[number] = Connection(node.host, node.port, timeout_s=10)
+                self.connections[number] = Connection(node.host, node.port, timeout_s=30)
 
     def master(self):
         """The connection to the master."""
@@ -137,9 +137,10 @@ def writes_at_levels(cluster, nodes):
 
     victim = next(iter(nodes.others()))
     cluster.nodes[victim].kill_node()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while True:
-        refused = error_of(lambda: nodes.master()[1].put(context(constants.LEVEL_ALL), put(b"all")))
+        # It waits for the dead node as long as that is in the ISR.
+        refused = error_of(lambda: nodes.master()[1].put(context(constants.LEVEL_ALL, budget_ms=3000), put(b"all")))
         assert refused is not None, "a write at ALL was acknowledged with a node dead"
         if refused.applied == constants.APPLIED_NO and refused.code == constants.UNAVAILABLE:
             break
@@ -181,7 +182,7 @@ class Incrementer(threading.Thread):
 
     def run(self):
         try:
-            connections = {node.address: Connection(node.host, node.port, timeout_s=10)
+            connections = {node.address: Connection(node.host, node.port, timeout_s=30)
                            for node in self.cluster.nodes.values()}
             address = next(iter(connections))
             while not self.stopping.is_set():
