@@ -175,15 +175,22 @@ class Workload:
         self.began = time.monotonic()
         self.figures, self.figures_at = {}, 0
         self.said = []
+        self.phases = []  # how long the operations of each phase took
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
 
     def _read(self):
         for line in self.process.stdout:
-            if line.startswith("{"):
+            if line.startswith('{"phase"'):
+                self.phases.append(json.loads(line))
+            elif line.startswith("{"):
                 self.figures, self.figures_at = json.loads(line), time.monotonic()
             else:
                 self.said.append(line)
+
+    def begin_phase(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
 
     def running(self):
         return self.process.poll() is None and self.figures.get("state") != "judged"

@@ -2,16 +2,18 @@
 // nodes meanwhile, and stop it. It is never shipped.
 //
 //   cluster_workload ADDRESS,ADDRESS,... [--threads=N] [--keys=N] [--turnover=N] [--operations=N] [--seed=S]
-//                    [--budget_ms=N] [--patience_ms=N] [--think_ms=N] [--history=FILE]
+//                    [--budget_ms=N] [--patience_ms=N] [--think_ms=N] [--all_named=0|1] [--history=FILE]
 //
 // Each thread is a client. It gets, puts, removes, swaps and increments records, and every value is written only once.
-// Half of the writes have a name, and are sent again until their outcome is known. The others are sent once: if no
-// answer comes, they stay open in the history. Operations fall on a few keys; after --turnover operations a key is
-// replaced by a new one, so that the history of each key stays short enough to be judged.
+// Half of the writes have a name (with --all_named=1: all of them), and are sent again until their outcome is known.
+// The others are sent once: if no answer comes, they stay open in the history. Operations fall on a few keys; after
+// --turnover operations a key is replaced by a new one, so that the history of each key stays short enough to be
+// judged.
 //
 // It stops after --operations finished operations, or when its standard input ends. Then it reads every key that was
 // ever used, and checks that one order of the operations on each key explains all answers (linearizability.h), and that
 // the counters hold exactly what was added by name. While it runs, it prints a line of figures ten times in a second.
+// Each line of its standard input begins a new phase; in the end it prints how long the operations of each phase took.
 //
 // Exit codes: 0 the history is linearizable; 1 it is not; 2 it cannot be judged, because the cluster did not answer in
 // the end or there are too many explanations.
@@ -23,6 +25,7 @@
 #include <thrift/transport/TSocket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdio>
@@ -47,7 +50,7 @@ using Kind = Operation::Kind;
 
 struct Settings {
   std::vector<std::string> addresses;
-  int threads = 16, keys = 24, turnover = 2000, budget_ms = 1000, patience_ms = 30'000, think_ms = 0;
+  int threads = 16, keys = 24, turnover = 2000, budget_ms = 1000, patience_ms = 30'000, think_ms = 0, all_named = 0;
   uint64_t operations = 0, seed = 1;
   std::string history;
 };
@@ -111,10 +114,13 @@ struct Shared {
   Slots slots;
   std::atomic<bool> stop{false};
   std::atomic<uint64_t> finished{0}, refused{0}, unknown{0};
+  std::atomic<uint64_t> errors{0};  // attempts that were answered by an error, or by none
+  std::atomic<size_t> phase{0};
   std::mutex mutex;
   std::string last_error;  // guarded by mutex
 
   void Failed(const std::string& why) {
+    ++errors;
     std::lock_guard lock(mutex);
     last_error = why;
   }
@@ -164,6 +170,8 @@ class Client {
   }
 
   std::vector<Operation>& operations() { return operations_; }
+  // How long the operations of a phase took, in nanoseconds.
+  const std::vector<Nanos>& latencies(size_t phase) { return latencies_[phase]; }
   const std::optional<std::string>& last_seen(const std::string& key) { return seen_[key]; }
 
  private:
@@ -183,7 +191,7 @@ class Client {
     }
     if (seen_.size() > 4 * static_cast<size_t>(shared_.slots.size())) seen_.clear();  // keys that are used no more
     // Adding by name is what shows that a write is applied once; every other addition might be open for ever.
-    const bool named = op.kind == Kind::kAdd ? Below(10) > 0 : Below(2) == 0;
+    const bool named = settings_.all_named != 0 || (op.kind == Kind::kAdd ? Below(10) > 0 : Below(2) == 0);
     const Outcome outcome = Do(std::move(op), named, settings_.patience_ms);
     if (outcome == Outcome::kDone) shared_.slots.slot(i).finished_ns.store(Now());
   }
@@ -198,6 +206,7 @@ class Client {
       context.__set_first_sent_ms(UnixMs());
     }
     op.invoked_ns = Now();
+    phase_ = shared_.phase;
     const Nanos until = op.invoked_ns + patience_ms * kMillisecond;
     bool may_have_happened = false;
     for (int attempts = 0;; ++attempts) {
@@ -221,6 +230,7 @@ class Client {
   Outcome Finish(Operation op) {
     op.returned_ns = std::max(Now(), op.invoked_ns + 1);
     ++shared_.finished;
+    latencies_[phase_].push_back(op.returned_ns - op.invoked_ns);
     if (op.kind == Kind::kGet || op.refused) seen_[op.key] = op.seen;
     if (op.kind == Kind::kPut || (op.kind == Kind::kSwap && !op.refused)) seen_[op.key] = op.value;
     if (op.kind == Kind::kRemove) seen_[op.key].reset();
@@ -343,6 +353,8 @@ class Client {
   bool followed_ = false;                                   // the last attempt was sent elsewhere
   bool forget_ = false;                                     // the last answer tells nothing
   std::vector<Operation> operations_;
+  size_t phase_ = 0;  // in which the operation began
+  std::map<size_t, std::vector<Nanos>> latencies_;
 };
 
 // -- the end
@@ -353,16 +365,35 @@ void PrintFigures(Shared* shared, const char* state) {
   for (char c : shared->last_error) error += c == '"' || c == '\\' || c < ' ' ? '\'' : c;
   fmt::print(
       "{{\"state\": \"{}\", \"finished\": {}, \"refused\": {}, \"unknown\": {}, \"stalled_ms\": {}, "
-      "\"error\": \"{}\"}}\n",
-      state, shared->finished.load(), shared->refused.load(), shared->unknown.load(), shared->slots.StalledMs(), error);
+      "\"errors\": {}, \"error\": \"{}\"}}\n",
+      state, shared->finished.load(), shared->refused.load(), shared->unknown.load(), shared->slots.StalledMs(),
+      shared->errors.load(), error);
   std::fflush(stdout);
 }
 
-bool InputHasEnded() {
+bool InputHasEnded(Shared* shared) {
   pollfd input{.fd = STDIN_FILENO, .events = POLLIN, .revents = 0};
   if (poll(&input, 1, 100) <= 0) return false;
   char byte = 0;
-  return read(STDIN_FILENO, &byte, 1) <= 0;
+  if (read(STDIN_FILENO, &byte, 1) <= 0) return true;
+  if (byte == '\n') ++shared->phase;
+  return false;
+}
+
+void PrintPhases(const Shared& shared, std::vector<std::unique_ptr<Client>>* clients) {
+  for (size_t phase = 0; phase <= shared.phase; ++phase) {
+    std::vector<Nanos> all;
+    for (auto& client : *clients) {
+      const std::vector<Nanos>& some = client->latencies(phase);
+      all.insert(all.end(), some.begin(), some.end());
+    }
+    std::sort(all.begin(), all.end());
+    const auto us = [&all](double share) {
+      return all.empty() ? 0 : all[static_cast<size_t>(share * static_cast<double>(all.size() - 1))] / 1000;
+    };
+    fmt::print("{{\"phase\": {}, \"operations\": {}, \"p50_us\": {}, \"p99_us\": {}, \"max_us\": {}}}\n", phase,
+               all.size(), us(0.5), us(0.99), us(1));
+  }
 }
 
 // Every addition by name had an outcome, so the counters tell how often each was applied.
@@ -416,11 +447,12 @@ int Run(const Settings& settings) {
     clients.push_back(std::make_unique<Client>(id, &shared));
     threads.emplace_back([client = clients.back().get()] { client->Run(); });
   }
-  while (!InputHasEnded() && (settings.operations == 0 || shared.finished < settings.operations)) {
+  while (!InputHasEnded(&shared) && (settings.operations == 0 || shared.finished < settings.operations)) {
     PrintFigures(&shared, "running");
   }
   shared.stop = true;
   for (std::thread& thread : threads) thread.join();
+  PrintPhases(shared, &clients);
   return Judge(&shared, &clients);
 }
 
@@ -441,7 +473,8 @@ bool Parse(int argc, char** argv, Settings* settings) {
     const std::map<std::string, int*> numbers = {
         {"threads", &settings->threads},         {"keys", &settings->keys},
         {"turnover", &settings->turnover},       {"budget_ms", &settings->budget_ms},
-        {"patience_ms", &settings->patience_ms}, {"think_ms", &settings->think_ms}};
+        {"patience_ms", &settings->patience_ms}, {"think_ms", &settings->think_ms},
+        {"all_named", &settings->all_named}};
     if (auto found = numbers.find(name); found != numbers.end())
       *found->second = std::atoi(value.c_str());
     else if (name == "operations")
@@ -464,7 +497,8 @@ int main(int argc, char** argv) {
   if (!pando::Parse(argc, argv, &settings)) {
     fmt::print(stderr,
                "usage: cluster_workload ADDRESS,ADDRESS,... [--threads=N] [--keys=N] [--turnover=N]\n"
-               "  [--operations=N] [--seed=S] [--budget_ms=N] [--patience_ms=N] [--think_ms=N] [--history=FILE]\n");
+               "  [--operations=N] [--seed=S] [--budget_ms=N] [--patience_ms=N] [--think_ms=N]\n"
+               "  [--all_named=0|1] [--history=FILE]\n");
     return 3;
   }
   apache::thrift::GlobalOutput.setOutputFunction([](const char*) {});  // the figures name the last error
