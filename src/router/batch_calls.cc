@@ -133,7 +133,7 @@ Task<void> SendGets(RouteKeeper* keeper, MultiGetCall* call, NodeId node, GetPar
            });
   };
   part->answer = co_await CallNode(keeper, keeper->NodeOf(node), CallKind::kLong, "multiGet", &part->args, &part->reply,
-                                   call->deadline_ns, std::move(outdated));
+                                   CallTerms(*call), std::move(outdated));
 }
 
 // The values that one reply holds.
@@ -238,7 +238,7 @@ Task<void> SendWrites(RouteKeeper* keeper, WriteBatchCall* call, NodeId node, Se
     };
   }
   part->answer = co_await CallNode(keeper, keeper->NodeOf(node), CallKind::kPoint, "writeBatch", &part->args,
-                                   &part->reply, call->deadline_ns, std::move(outdated), /*is_write=*/true);
+                                   &part->reply, CallTerms(*call), std::move(outdated), /*is_write=*/true);
 }
 
 void TakeWrites(WriteBatchCall* call, WritePart& part, Sessions* sessions, Open* open) {

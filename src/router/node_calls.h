@@ -10,10 +10,27 @@
 
 #include "src/kvapi/kv_errors.h"
 #include "src/router/route_keeper.h"
+#include "src/rpc/rpc_dispatch.h"
 
 namespace pando {
 
 inline constexpr Nanos kNodeGraceNs = 100 * kMillisecond;
+
+// For whom a node is called, and how long that may take.
+struct CallTerms {
+  CallTerms(Nanos deadline) : deadline_ns(deadline) {}  // NOLINT: a call of the router itself
+  explicit CallTerms(const RpcCallBase& call)
+      : deadline_ns(call.deadline_ns), client(reinterpret_cast<uintptr_t>(call.id.connection)) {}
+  CallTerms Until(Nanos until_ns) const {
+    CallTerms terms = *this;
+    terms.deadline_ns = std::min(deadline_ns, until_ns);
+    return terms;
+  }
+
+  Nanos deadline_ns;
+  uint64_t client = kRouterItself;  // whose share it takes (UP3)
+  static constexpr uint64_t kRouterItself = 1;
+};
 
 struct NodeAnswer {
   Status status;      // OK: the reply, which may have an error of its own
@@ -26,22 +43,23 @@ struct NodeAnswer {
 // `args->context.budget_ms` is set to what is left. Both outlive the task, and the reply must be fresh.
 template <typename Args, typename Reply>
 Task<NodeAnswer> CallNode(RouteKeeper* keeper, std::shared_ptr<Upstream> node, CallKind kind, std::string method,
-                          Args* args, Reply* reply, Nanos deadline_ns,
-                          std::function<bool(const RouteMap&)> outdated = {}, bool is_write = false) {
+                          Args* args, Reply* reply, CallTerms terms, std::function<bool(const RouteMap&)> outdated = {},
+                          bool is_write = false) {
   struct Outdatable final : InFlight {
     bool Outdated(const RouteMap& map) const override { return outdated(map); }
     std::function<bool(const RouteMap&)> outdated;
   } in_flight;
   if (node == nullptr) co_return NodeAnswer{Error(Code::kUnavailable, "the node is not in the map"), false};
-  Result<std::shared_ptr<Upstream::Link>> picked = node->Pick(kind);
+  Result<std::shared_ptr<Upstream::Link>> picked = node->Pick(kind, terms.client);
   if (!picked.ok()) co_return NodeAnswer{picked.TakeStatus(), false};
   const std::shared_ptr<Upstream::Link> link = *std::move(picked);
-  const Nanos left_ns = std::max(deadline_ns - keeper->reactor().NowNs(), kMillisecond);
+  const Nanos left_ns = std::max(terms.deadline_ns - keeper->reactor().NowNs(), kMillisecond);
   args->context.budget_ms = static_cast<int32_t>(left_ns / kMillisecond);
   const Nanos patience_ns = left_ns + kNodeGraceNs;
   if (is_write && link->clocks) args->context.hlc = std::max(args->context.hlc, keeper->hlc());
   RpcClient::TypedCall<Reply> call;
   call.reply = reply;
+  if (kind == CallKind::kLong) call.owner = terms.client;
   if (Status refused = link->client->SendArgs(method, *args); !refused.ok()) {
     co_return NodeAnswer{std::move(refused), false};
   }

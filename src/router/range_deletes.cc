@@ -48,7 +48,7 @@ Task<void> DeletePart(RangeAsk* ask, NodeShare share, size_t limit, Deletion* de
   args.request.range.cursor.clear();
   args.request.range.limit_rows = static_cast<int32_t>(limit);
   if (deletion->range.start_exclusive) args.request.__set_after_key(deletion->range.start);
-  const NodeAnswer answer = co_await ask->nodes().Delete(share.node, &args, &reply, ask->deadline_ns());
+  const NodeAnswer answer = co_await ask->nodes().Delete(share.node, &args, &reply, ask->terms());
   const Status taken = ask->Take(share, answer, &reply);
   if (!taken.ok()) {
     const bool lost = !answer.answered() && answer.sent;
@@ -129,7 +129,7 @@ Task<void> RouteDeleteRange(RangeNodes* nodes, DeleteRangeCall* call) {
     Refuse(call, Refusal(call->server->OverloadedError(bytes)));
     co_return;
   }
-  RangeAsk ask(nodes, &call->args.context, call->deadline_ns);
+  RangeAsk ask(nodes, &call->args.context, CallTerms(*call));
   RangeTries tries(&ask, call, /*only_master=*/true);
   bool all_visited = deletion.range.empty;
   SentDeletion sent;

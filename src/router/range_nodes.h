@@ -32,15 +32,15 @@ class RangeNodes {
 
   // Arguments and reply outlive the task; the reply is fresh. The context's budget is set to what is left.
   virtual Task<NodeAnswer> Scan(NodeId node, api::Routing_scanPartitions_args* args,
-                                api::Routing_scanPartitions_result* reply, Nanos deadline_ns) = 0;
+                                api::Routing_scanPartitions_result* reply, const CallTerms& terms) = 0;
   virtual Task<NodeAnswer> Aggregate(NodeId node, api::Routing_aggregatePartitions_args* args,
-                                     api::Routing_aggregatePartitions_result* reply, Nanos deadline_ns) = 0;
+                                     api::Routing_aggregatePartitions_result* reply, const CallTerms& terms) = 0;
   virtual Task<NodeAnswer> Sample(NodeId node, api::Routing_samplePartitions_args* args,
-                                  api::Routing_samplePartitions_result* reply, Nanos deadline_ns) = 0;
+                                  api::Routing_samplePartitions_result* reply, const CallTerms& terms) = 0;
   virtual Task<NodeAnswer> Delete(NodeId node, api::Routing_deletePartitions_args* args,
-                                  api::Routing_deletePartitions_result* reply, Nanos deadline_ns) = 0;
+                                  api::Routing_deletePartitions_result* reply, const CallTerms& terms) = 0;
   virtual Task<NodeAnswer> Watch(NodeId node, api::Routing_watchPartitions_args* args,
-                                 api::Routing_watchPartitions_result* reply, Nanos deadline_ns) = 0;
+                                 api::Routing_watchPartitions_result* reply, const CallTerms& terms) = 0;
 
  protected:
   ~RangeNodes() = default;
@@ -60,30 +60,30 @@ class RoutedNodes final : public RangeNodes {
   bool stopping() const override { return keeper_.stopping(); }
 
   Task<NodeAnswer> Scan(NodeId node, api::Routing_scanPartitions_args* args, api::Routing_scanPartitions_result* reply,
-                        Nanos deadline_ns) override {
-    return Call("scanPartitions", node, args, reply, deadline_ns);
+                        const CallTerms& terms) override {
+    return Call("scanPartitions", node, args, reply, terms);
   }
   Task<NodeAnswer> Aggregate(NodeId node, api::Routing_aggregatePartitions_args* args,
-                             api::Routing_aggregatePartitions_result* reply, Nanos deadline_ns) override {
-    return Call("aggregatePartitions", node, args, reply, deadline_ns);
+                             api::Routing_aggregatePartitions_result* reply, const CallTerms& terms) override {
+    return Call("aggregatePartitions", node, args, reply, terms);
   }
   Task<NodeAnswer> Sample(NodeId node, api::Routing_samplePartitions_args* args,
-                          api::Routing_samplePartitions_result* reply, Nanos deadline_ns) override {
-    return Call("samplePartitions", node, args, reply, deadline_ns);
+                          api::Routing_samplePartitions_result* reply, const CallTerms& terms) override {
+    return Call("samplePartitions", node, args, reply, terms);
   }
   Task<NodeAnswer> Delete(NodeId node, api::Routing_deletePartitions_args* args,
-                          api::Routing_deletePartitions_result* reply, Nanos deadline_ns) override {
-    return Call("deletePartitions", node, args, reply, deadline_ns, /*is_write=*/true);
+                          api::Routing_deletePartitions_result* reply, const CallTerms& terms) override {
+    return Call("deletePartitions", node, args, reply, terms, /*is_write=*/true);
   }
   Task<NodeAnswer> Watch(NodeId node, api::Routing_watchPartitions_args* args,
-                         api::Routing_watchPartitions_result* reply, Nanos deadline_ns) override {
-    return Call("watchPartitions", node, args, reply, deadline_ns);
+                         api::Routing_watchPartitions_result* reply, const CallTerms& terms) override {
+    return Call("watchPartitions", node, args, reply, terms);
   }
 
  private:
   // All of these may be made again: a node that does not lead one of its partitions any more need not answer.
   template <typename Args, typename Reply>
-  Task<NodeAnswer> Call(std::string method, NodeId node, Args* args, Reply* reply, Nanos deadline_ns,
+  Task<NodeAnswer> Call(std::string method, NodeId node, Args* args, Reply* reply, const CallTerms& terms,
                         bool is_write = false) {
     std::function<bool(const RouteMap&)> outdated;
     if (ToReadLevel(args->context) == ReadLevel::kLinearizable) {
@@ -100,7 +100,7 @@ class RoutedNodes final : public RangeNodes {
         }
       };
     }
-    return CallNode(&keeper_, keeper_.NodeOf(node), CallKind::kLong, std::move(method), args, reply, deadline_ns,
+    return CallNode(&keeper_, keeper_.NodeOf(node), CallKind::kLong, std::move(method), args, reply, terms,
                     std::move(outdated), is_write);
   }
 

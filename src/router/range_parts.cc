@@ -15,13 +15,9 @@ bool SameCovered(const api::Covered& a, const api::Covered& b) {
 
 }  // namespace
 
-RangeAsk::RangeAsk(RangeNodes* nodes, const api::Context* context, Nanos deadline_ns, std::string snapshot,
+RangeAsk::RangeAsk(RangeNodes* nodes, const api::Context* context, CallTerms terms, std::string snapshot,
                    std::string since)
-    : nodes_(*nodes),
-      context_(*context),
-      deadline_ns_(deadline_ns),
-      snapshot_(std::move(snapshot)),
-      since_(std::move(since)) {
+    : nodes_(*nodes), context_(*context), terms_(terms), snapshot_(std::move(snapshot)), since_(std::move(since)) {
   session_.cluster = nodes_.map().cluster_id();
   NoteSession(context_.session);
 }
@@ -115,7 +111,7 @@ Task<Result<ScanPage>> NodePart::Scan(ScanSpec spec) {
   scan.limit_bytes = static_cast<int32_t>(std::max<size_t>(std::min(spec.max_bytes, spec.hard_bytes), 1));
   scan.snapshot = ask_.snapshot();
   scan.since = ask_.since();
-  const NodeAnswer answer = co_await ask_.nodes().Scan(share_.node, &args, &reply, ask_.deadline_ns());
+  const NodeAnswer answer = co_await ask_.nodes().Scan(share_.node, &args, &reply, ask_.terms());
   CO_RETURN_IF_ERROR(ask_.Take(share_, answer, &reply));
   api::ScanPartitionsReply& part = reply.success;
   Status fits = NoteCovered(std::move(part.covered));
@@ -146,7 +142,7 @@ Task<Result<RangeAggregates>> NodePart::Aggregate(std::string start, std::string
   args.request.range.start_key = std::move(start);
   args.request.range.end_key = std::move(end);
   args.request.range.snapshot = ask_.snapshot();
-  const NodeAnswer answer = co_await ask_.nodes().Aggregate(share_.node, &args, &reply, ask_.deadline_ns());
+  const NodeAnswer answer = co_await ask_.nodes().Aggregate(share_.node, &args, &reply, ask_.terms());
   CO_RETURN_IF_ERROR(ask_.Take(share_, answer, &reply));
   if (Status fits = NoteCovered(std::move(reply.success.covered)); !fits.ok()) {
     ask_.FailGarbled(fits);
@@ -168,7 +164,7 @@ Task<Result<RangeSample>> NodePart::Sample(ScanRange range, size_t keys_per_part
   args.request.range.end_key = range.end;
   args.request.range.snapshot = ask_.snapshot();
   args.request.keys_per_partition = static_cast<int32_t>(keys_per_partition);
-  const NodeAnswer answer = co_await ask_.nodes().Sample(share_.node, &args, &reply, ask_.deadline_ns());
+  const NodeAnswer answer = co_await ask_.nodes().Sample(share_.node, &args, &reply, ask_.terms());
   CO_RETURN_IF_ERROR(ask_.Take(share_, answer, &reply));
   Status fits = NoteCovered(std::move(reply.success.covered));
   RangeSample sample;

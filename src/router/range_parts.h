@@ -26,13 +26,13 @@ namespace pando {
 class RangeAsk {
  public:
   // `nodes` and `context` outlive it. `snapshot`, `since`: as in the request.
-  RangeAsk(RangeNodes* nodes, const api::Context* context, Nanos deadline_ns, std::string snapshot = {},
+  RangeAsk(RangeNodes* nodes, const api::Context* context, CallTerms terms, std::string snapshot = {},
            std::string since = {});
 
   RangeNodes& nodes() { return nodes_; }
   const std::string& snapshot() const { return snapshot_; }
   const std::string& since() const { return since_; }
-  Nanos deadline_ns() const { return deadline_ns_; }
+  const CallTerms& terms() const { return terms_; }
   api::Context ContextOfPart() const { return context_; }
 
   // What a node has answered. OK: it is an answer, and for this share.
@@ -81,7 +81,7 @@ class RangeAsk {
 
   RangeNodes& nodes_;
   const api::Context& context_;
-  const Nanos deadline_ns_;
+  const CallTerms terms_;
   const std::string snapshot_, since_;
   SessionToken session_;
   int64_t hlc_ = 0;

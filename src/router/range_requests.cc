@@ -50,7 +50,7 @@ Task<bool> SumsOf(RangeNodes* nodes, Call* call, RangeAggregates* sums) {
   const Status complete = co_await nodes->UntilComplete(call->deadline_ns);
   if (Failed(call, complete)) co_return false;
   if (!Reserve(call, FanOutCost(nodes->map().nodes().size()))) co_return false;
-  RangeAsk ask(nodes, &call->args.context, call->deadline_ns, request.snapshot);
+  RangeAsk ask(nodes, &call->args.context, CallTerms(*call), request.snapshot);
   if (!range.empty) {
     RangeTries tries(&ask, call, IsForMasters(call->args.context));
     auto attempt = [&range, sums](RangeParts* parts) { return ReadSums(parts, &range, sums); };
@@ -129,7 +129,7 @@ Task<void> RouteScan(RangeNodes* nodes, ScanCall* call) {
     Overloaded(call, *missing);
     co_return;
   }
-  RangeAsk ask(nodes, &call->args.context, call->deadline_ns, request.snapshot, request.since);
+  RangeAsk ask(nodes, &call->args.context, CallTerms(*call), request.snapshot, request.since);
   ScanPage page;
   page.exhausted = true;
   if (!spec.range.empty) {
@@ -173,7 +173,7 @@ Task<void> RouteSplitRange(RangeNodes* nodes, SplitRangeCall* call) {
   const size_t bytes =
       kCountsInFlight * FanOutCost(nodes->map().nodes().size()) + 2 * splitting.parts * 2 * kMaxKeyBytes;
   if (!Reserve(call, bytes)) co_return;
-  RangeAsk ask(nodes, &call->args.context, call->deadline_ns, request.snapshot);
+  RangeAsk ask(nodes, &call->args.context, CallTerms(*call), request.snapshot);
   if (splitting.range.empty) {
     splitting.result.push_back({splitting.range.start, splitting.range.end, {}});
   } else {

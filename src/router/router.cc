@@ -199,6 +199,9 @@ void Router::RegisterMetrics(Part* part, size_t index) {
       &keeper.upstream.tripped_total);
   add("kv_router_refused_calls_total", "Calls refused because their node was out or had too many.",
       &keeper.upstream.refused_total);
+  add("kv_router_refused_share_calls_total",
+      "Calls refused because their client has its share of those that take long.",
+      &keeper.upstream.refused_share_total);
   add("kv_router_calls_total", "Calls of nodes.", &keeper.upstream.calls_total);
   const ForwarderMetrics& forward = part->service->forwarder().metrics();
   add("kv_router_point_requests_total", "Requests that name one key.", &forward.requests_total);

@@ -113,7 +113,7 @@ size_t Upstream::calls_in_progress() const {
   return calls;
 }
 
-Result<std::shared_ptr<Upstream::Link>> Upstream::Pick(CallKind kind) {
+Result<std::shared_ptr<Upstream::Link>> Upstream::Pick(CallKind kind, uint64_t client) {
   const std::shared_ptr<Link>* best = nullptr;
   for (const Slot& slot : SlotsOf(kind)) {
     if (slot.link == nullptr || !slot.link->up || !slot.link->client->connected()) continue;
@@ -128,6 +128,14 @@ Result<std::shared_ptr<Upstream::Link>> Upstream::Pick(CallKind kind) {
     options_.metrics->refused_total.Add();
     return Error(Code::kOverloaded, "{} has not answered {} requests of this router yet; retry later", options_.address,
                  most);
+  }
+  const size_t mine = (*best)->client->unanswered_of(client);
+  if (kind == CallKind::kLong && mine >= kLongShare * (most - (*best)->client->unanswered())) {
+    options_.metrics->refused_share_total.Add();
+    return Error(Code::kOverloaded,
+                 "{} has not answered {} requests of this client yet, which is its share of the {} that take long; "
+                 "retry later",
+                 options_.address, mine, most);
   }
   options_.metrics->calls_total.Add();
   return *best;

@@ -15,6 +15,8 @@
 //   UP1  At most kMaxCallsPerLink calls (kMaxLongCalls of those that take long) are unanswered on one connection; more
 //        are refused before they are sent.
 //   UP2  A call that Pick refuses was not sent.
+//   UP3  Of the calls that take long, no client has more than kLongShare times those that there is still room for
+//        (a dynamic threshold, Choudhury and Hahne 1998). So there is always room for one more client.
 #pragma once
 
 #include <array>
@@ -35,6 +37,7 @@ enum class CallKind : uint8_t { kPoint, kLong, kMap };
 
 struct UpstreamMetrics {
   Counter connects_total, connect_failures_total, broken_total, tripped_total, refused_total, calls_total;
+  Counter refused_share_total;  // because their client has its share
 };
 
 struct UpstreamOptions {
@@ -50,6 +53,7 @@ class Upstream {
   static constexpr size_t kPointLinks = 2, kLongLinks = 1, kMapLinks = 1;
   static constexpr size_t kMaxCallsPerLink = 1024;
   static constexpr size_t kMaxLongCalls = 120;  // a node reads on a connection until 128 are in progress
+  static constexpr size_t kLongShare = 2;       // a client alone gets two thirds
   static constexpr int kMaxSilentCalls = 3;     // in a row
   static constexpr Nanos kSilenceNs = 500 * kMillisecond;
 
@@ -66,8 +70,9 @@ class Upstream {
   // Ends the connections, and the calls on them with kAborted.
   Task<void> Stop();
 
-  // A connection for a call. kUnavailable: there is none, and why; kOverloaded: too many calls are in progress.
-  Result<std::shared_ptr<Link>> Pick(CallKind kind);
+  // A connection for a call, of this client (RpcExchange::owner). kUnavailable: there is none, and why; kOverloaded:
+  // too many calls are in progress.
+  Result<std::shared_ptr<Link>> Pick(CallKind kind, uint64_t client = 0);
   // What came of a call: the node has answered it, or has not within `waited_ns`. A short wait proves nothing.
   void NoteAnswer() { silent_calls_ = 0; }
   void NoteSilence(Nanos waited_ns);

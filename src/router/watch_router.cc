@@ -32,6 +32,18 @@ bool MustEnd(const WatchCall& call) {
 
 }  // namespace
 
+// What one node was asked. The task that asks holds it, because it may outlive the call.
+struct WatchRouter::Part {
+  NodeShare share;
+  api::Routing_watchPartitions_args args;
+  api::Routing_watchPartitions_result reply;
+  NodeAnswer answer;
+  bool ended = false, failed = false;
+  bool has_news() const {
+    return ended && (!answer.answered() || reply.__isset.error || !reply.success.changes.empty());
+  }
+};
+
 // What a call watches.
 struct WatchRouter::Watched {
   ScanRange range;
@@ -40,40 +52,32 @@ struct WatchRouter::Watched {
   size_t limit = 0;
   RangeAsk* ask = nullptr;
   RangeTries* tries = nullptr;
+  std::shared_ptr<WaitQueue> part_ended;
+  std::vector<std::shared_ptr<Part>> kept;  // of a round in which another part has failed
   std::vector<Change> changes;
   bool more = false;
 };
 
-// One question to each node. The parts hold it, because they may outlive the call.
+// One question to each node.
 struct WatchRouter::Round {
-  explicit Round(Reactor& reactor) : done(reactor) {}
-  struct Part {
-    NodeShare share;
-    api::Routing_watchPartitions_args args;
-    api::Routing_watchPartitions_result reply;
-    NodeAnswer answer;
-    bool ended = false;
-  };
-  std::vector<std::unique_ptr<Part>> parts;
-  size_t ended = 0;
-  bool news = false;  // changes, or an error
-  Nanos deadline_ns = 0;
-  WaitQueue done;
+  std::vector<std::shared_ptr<Part>> parts;
+  bool ended() const {
+    return std::all_of(parts.begin(), parts.end(), [](const auto& part) { return part->ended; });
+  }
+  bool has_news() const {
+    return std::any_of(parts.begin(), parts.end(), [](const auto& part) { return part->has_news(); });
+  }
 };
 
-Task<void> WatchRouter::AskPart(std::shared_ptr<Round> round, size_t index) {
-  Round::Part& part = *round->parts[index];
-  part.answer = co_await nodes_->Watch(part.share.node, &part.args, &part.reply, round->deadline_ns);
-  part.ended = true;
-  ++round->ended;
-  const bool failed = !part.answer.answered() || part.reply.__isset.error;
-  round->news |= failed || !part.reply.success.changes.empty();
-  round->done.NotifyAll();
+Task<void> WatchRouter::AskPart(std::shared_ptr<Part> part, std::shared_ptr<WaitQueue> ended, CallTerms terms) {
+  part->answer = co_await nodes_->Watch(part->share.node, &part->args, &part->reply, terms);
+  part->ended = true;
+  ended->NotifyAll();
 }
 
 // Takes the changes of the nodes that have answered, as many as the client wants. RW1.
 void WatchRouter::TakeChanges(const Round& round, Watched* watched) {
-  for (const auto& part : round.parts) {
+  for (const std::shared_ptr<Part>& part : round.parts) {
     if (!part->ended) continue;
     api::WatchPartitionsReply& reply = part->reply.success;
     if (watched->changes.size() + reply.changes.size() > watched->limit) {
@@ -107,16 +111,11 @@ Status CheckPositions(const NodeShare& share, const api::WatchPartitionsReply& r
 
 }  // namespace
 
-// Asks all nodes, and waits until one has changes, or all have answered. False: a part has failed, and RangeAsk says
-// why.
-Task<bool> WatchRouter::RunRound(WatchCall* call, Watched* watched, int32_t wait_ms) {
-  Reactor& reactor = call->server->reactor();
-  Result<RangePlan> plan = watched->tries->Plan(watched->range);
-  if (!plan.ok()) co_return false;
-  auto round = std::make_shared<Round>(reactor);
-  round->deadline_ns = std::min(call->deadline_ns, reactor.NowNs() + wait_ms * kMillisecond + kAnswerNs);
-  for (const NodeShare& share : plan->shares) {
-    auto part = std::make_unique<Round::Part>();
+// Asks each node, unless what it was asked before is still asked or answered.
+void WatchRouter::Ask(WatchCall* call, Watched* watched, const RangePlan& plan, int32_t wait_ms, Round* round) {
+  const Nanos until_ns = call->server->reactor().NowNs() + wait_ms * kMillisecond + kAnswerNs;
+  for (const NodeShare& share : plan.shares) {
+    auto part = std::make_shared<Part>();
     part->share = share;
     part->args.context = watched->ask->ContextOfPart();
     part->args.request.prefix = watched->prefix;
@@ -127,18 +126,37 @@ Task<bool> WatchRouter::RunRound(WatchCall* call, Watched* watched, int32_t wait
       position.partition = id;
       position.version = watched->versions.contains(id) ? watched->versions[id] : kFromNow;
     }
+    const auto same = [&part](const std::shared_ptr<Part>& kept) {
+      return kept->share.node == part->share.node && kept->args.request.positions == part->args.request.positions;
+    };
+    const auto kept = std::find_if(watched->kept.begin(), watched->kept.end(), same);
+    if (kept != watched->kept.end()) {
+      part = *kept;
+    } else {
+      tasks_.Spawn(AskPart(part, watched->part_ended, watched->ask->terms().Until(until_ns)));
+    }
     round->parts.push_back(std::move(part));
   }
-  for (size_t i = 0; i < round->parts.size(); ++i) tasks_.Spawn(AskPart(round, i));
+  watched->kept.clear();
+}
+
+// Asks all nodes, and waits until one has changes, or all have answered. False: a part has failed, and RangeAsk says
+// why.
+Task<bool> WatchRouter::RunRound(WatchCall* call, Watched* watched, int32_t wait_ms) {
+  Reactor& reactor = call->server->reactor();
+  Result<RangePlan> plan = watched->tries->Plan(watched->range);
+  if (!plan.ok()) co_return false;
+  Round round;
+  Ask(call, watched, *plan, wait_ms, &round);
   // The first round takes no time, and gives every partition its position.
   const bool all = wait_ms == 0;
-  const auto finished = [&] { return (round->news && !all) || round->ended == round->parts.size(); };
+  const auto finished = [&] { return (!all && round.has_news()) || round.ended(); };
   while (!finished() && (all || !MustEnd(*call))) {
-    co_await WaitUntil(reactor, round->done, reactor.NowNs() + kLookNs, finished);
+    co_await WaitUntil(reactor, *watched->part_ended, reactor.NowNs() + kLookNs, finished);
   }
   std::vector<api::Covered> covered;
   bool failed = false;
-  for (const auto& part : round->parts) {
+  for (const std::shared_ptr<Part>& part : round.parts) {
     if (!part->ended) continue;
     if (part->answer.status.code() == Code::kDeadline && reactor.NowNs() < call->deadline_ns) {
       part->answer.status = Error(Code::kUnavailable, "node {} does not answer", part->share.node);
@@ -148,18 +166,23 @@ Task<bool> WatchRouter::RunRound(WatchCall* call, Watched* watched, int32_t wait
       taken = CheckPositions(part->share, part->reply.success, watched->limit);
       if (!taken.ok()) watched->ask->FailGarbled(taken);
     }
-    failed |= !taken.ok();
+    part->failed = !taken.ok();
+    failed |= part->failed;
     const auto& of_part = part->reply.success.covered;
     covered.insert(covered.end(), of_part.begin(), of_part.end());
   }
-  if (failed) co_return false;
-  if (round->ended == round->parts.size()) {
+  if (failed) {
+    std::erase_if(round.parts, [](const auto& part) { return part->failed; });
+    watched->kept = std::move(round.parts);
+    co_return false;
+  }
+  if (round.ended()) {
     if (const Status whole = CheckCovered(*plan, covered); !whole.ok()) {  // RW2
       watched->tries->NoteGap(whole);
       co_return false;
     }
   }
-  TakeChanges(*round, watched);
+  TakeChanges(round, watched);
   co_return true;
 }
 
@@ -192,10 +215,11 @@ Task<void> WatchRouter::WatchHere(WatchCall* call) {
   } else if (request.after_version > 0) {
     for (int32_t id : ids) watched.versions[id] = request.after_version;
   }
-  RangeAsk ask(nodes_, &call->args.context, call->deadline_ns);
+  RangeAsk ask(nodes_, &call->args.context, CallTerms(*call));
   RangeTries tries(&ask, call, /*only_master=*/true);
   watched.ask = &ask;
   watched.tries = &tries;
+  watched.part_ended = std::make_shared<WaitQueue>(call->server->reactor());
   Reactor& reactor = call->server->reactor();
   const Nanos until_ns = EndOfWait(*call, request.wait_ms);
   int32_t wait_ms = 0;
@@ -225,17 +249,21 @@ Task<void> WatchRouter::WatchHere(WatchCall* call) {
 }
 
 Task<void> WatchRouter::Watch(WatchCall* call) {
-  if (metrics_.waiting.value() >= static_cast<int64_t>(kMaxWaiting)) {
+  const auto waiting = static_cast<size_t>(metrics_.waiting.value());
+  const uint64_t client = CallTerms(*call).client;
+  const size_t mine = waiting_of_.contains(client) ? waiting_of_[client] : 0;
+  if (mine >= kShare * (kMaxWaiting - waiting)) {  // RW3
     metrics_.refused_total.Add();
-    SetError(&call->reply,
-             MakeBusy(fmt::format("{} watchers already wait on this reactor, which is the limit of each reactor: try "
-                                  "again later",
-                                  kMaxWaiting),
-                      kWatchRetryMs));
+    SetError(&call->reply, MakeBusy(fmt::format("{} watchers already wait on this reactor of a router, {} of them on "
+                                                "this connection, and the limit of each reactor is {}: try again later",
+                                                waiting, mine, kMaxWaiting),
+                                    kWatchRetryMs));
     co_return;
   }
-  metrics_.waiting.Set(metrics_.waiting.value() + 1);
+  metrics_.waiting.Set(static_cast<int64_t>(waiting + 1));
+  ++waiting_of_[client];
   co_await WatchHere(call);
+  if (--waiting_of_[client] == 0) waiting_of_.erase(client);
   metrics_.waiting.Set(metrics_.waiting.value() - 1);
 }
 

@@ -5,14 +5,19 @@
 // and for longer each time that nothing has changed. What a node answers too late is dropped, and it tells the same
 // changes again, because the position has not moved.
 //
+// While a partition cannot answer, only its node is asked again, with growing pauses. What other nodes were asked stays
+// asked, and what they have answered counts.
+//
 // Threads: one reactor.
 //
 // Invariants
 //   RW1  The position that a reply gives is behind no change of a partition that the client was not told.
 //   RW2  A reply says that nothing has changed only after all partitions have said so (CV1).
+//   RW3  Of the calls that may wait, no client has more than twice those that there is still room for.
 #pragma once
 
 #include <memory>
+#include <unordered_map>
 #include <vector>
 
 #include "gen-cpp/Kv.h"
@@ -20,6 +25,7 @@
 #include "src/io/task.h"
 #include "src/metrics/metrics.h"
 #include "src/router/range_nodes.h"
+#include "src/router/range_plan.h"
 #include "src/rpc/rpc_dispatch.h"
 
 namespace pando {
@@ -35,6 +41,7 @@ class WatchRouter {
  public:
   // Calls. All ask each node over one connection, from which the node reads a limited number of requests at a time.
   static constexpr size_t kMaxWaiting = 64;
+  static constexpr size_t kShare = 2;
 
   // It outlives this object.
   explicit WatchRouter(RangeNodes* nodes) : nodes_(nodes) {}
@@ -46,14 +53,17 @@ class WatchRouter {
 
  private:
   struct Watched;
+  struct Part;
   struct Round;
   Task<void> WatchHere(WatchCall* call);
-  Task<void> AskPart(std::shared_ptr<Round> round, size_t index);
+  Task<void> AskPart(std::shared_ptr<Part> part, std::shared_ptr<WaitQueue> ended, CallTerms terms);
   Task<bool> RunRound(WatchCall* call, Watched* watched, int32_t wait_ms);
+  void Ask(WatchCall* call, Watched* watched, const RangePlan& plan, int32_t wait_ms, Round* round);
   void TakeChanges(const Round& round, Watched* watched);
 
   RangeNodes* const nodes_;
   TaskGroup tasks_;
+  std::unordered_map<uint64_t, size_t> waiting_of_;  // by client
   WatchRouterMetrics metrics_;
 };
 

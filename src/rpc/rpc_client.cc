@@ -86,7 +86,8 @@ void RpcClient::Awaiter::await_suspend(std::coroutine_handle<> h) {
     auto* late = static_cast<RpcExchange*>(t);
     late->client_->OnTimeout(late);
   };
-  client->expected_[exchange->seqid_] = exchange;
+  client->expected_[exchange->seqid_] = {exchange, exchange->owner};
+  if (exchange->owner != 0) ++client->unanswered_of_[exchange->owner];
   client->reactor_.ArmTimer(exchange, client->reactor_.NowNs() + timeout_ns);
   client->reactor_.ArmTurnHook(client);
 }
@@ -102,10 +103,18 @@ void RpcClient::OnTimeout(RpcExchange* exchange) {
   Abandon(exchange, Error(Code::kDeadline, "{} did not answer before the call's deadline", peer_));
 }
 
+void RpcClient::Forget(std::unordered_map<int32_t, Expected>::iterator expected) {
+  if (const uint64_t owner = expected->second.owner; owner != 0) {
+    const auto count = unanswered_of_.find(owner);
+    if (--count->second == 0) unanswered_of_.erase(count);
+  }
+  expected_.erase(expected);
+}
+
 void RpcClient::Abandon(RpcExchange* exchange, Status why) {
   const auto expected = expected_.find(exchange->seqid_);
-  if (expected == expected_.end() || expected->second != exchange) return;
-  expected->second = nullptr;
+  if (expected == expected_.end() || expected->second.exchange != exchange) return;
+  expected->second.exchange = nullptr;
   Finish(exchange, std::move(why));
 }
 
@@ -145,8 +154,8 @@ Status RpcClient::OnFrame(std::string_view frame) {
   if (expected == expected_.end()) {
     return Error(Code::kCorruption, "{} answered call {}, which does not wait for an answer", peer_, header.seqid);
   }
-  RpcExchange* exchange = expected->second;
-  expected_.erase(expected);
+  RpcExchange* exchange = expected->second.exchange;
+  Forget(expected);
   if (exchange == nullptr) return {};  // its deadline has passed
   Status status = exchange->OnReply(header, frame, &codec_);
   if (!status.ok()) status = Error(status.code(), "{}: {}", peer_, status.message());
@@ -164,13 +173,15 @@ void RpcClient::OnClosed(const Status& reason) {
   if (broken_.ok()) {
     broken_ = Error(Code::kAborted, "the connection to {} ended: {}", peer_, reason.ok() ? "closed" : reason.message());
   }
-  std::unordered_map<int32_t, RpcExchange*> lost;
+  std::unordered_map<int32_t, Expected> lost;
   lost.swap(expected_);
+  unanswered_of_.clear();
   std::string().swap(in_);
   std::string().swap(out_);
-  for (const auto& [seqid, exchange] : lost) {
-    if (exchange == nullptr) continue;
-    Finish(exchange, Error(Code::kAborted, "{}; whether the call was carried out is unknown", broken_.message()));
+  for (const auto& [seqid, expected] : lost) {
+    if (expected.exchange == nullptr) continue;
+    Finish(expected.exchange,
+           Error(Code::kAborted, "{}; whether the call was carried out is unknown", broken_.message()));
   }
   if (options_.on_closed) options_.on_closed();
 }

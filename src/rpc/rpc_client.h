@@ -46,6 +46,9 @@ struct RpcExchange : Timer {
   // is what the owner gets as `status`.
   virtual Status OnReply(const MessageHeader& header, std::string_view body, ThriftCodec* codec) = 0;
 
+  // For whom it is made; 0: not counted. RpcClient::unanswered_of tells how many have no reply yet.
+  uint64_t owner = 0;
+
   // When it ends: OK; kDeadline; kAborted: the connection broke, and it is unknown whether the server carried the
   // call out. When it was not sent: what Send returned.
   Status status;
@@ -122,6 +125,10 @@ class RpcClient final : private ConnectionHandler, private TurnHook {
   size_t calls_in_progress() const { return calls_; }
   // Those whose reply has not arrived, even if nobody waits for it any more.
   size_t unanswered() const { return expected_.size(); }
+  size_t unanswered_of(uint64_t owner) const {
+    const auto at = unanswered_of_.find(owner);
+    return at == unanswered_of_.end() ? 0 : at->second;
+  }
 
  private:
   MessageHeader Header(WireProtocol protocol, std::string_view method) const {
@@ -150,9 +157,14 @@ class RpcClient final : private ConnectionHandler, private TurnHook {
   std::string peer_;
   Status broken_;  // why the connection ended
   std::string in_, out_;
-  // By sequence ID. Null: the call has already returned (deadline).
-  std::unordered_map<int32_t, RpcExchange*> expected_;
-  size_t calls_ = 0;  // calls that have not finished
+  struct Expected {
+    RpcExchange* exchange = nullptr;  // null: the call has already returned (deadline)
+    uint64_t owner = 0;
+  };
+  void Forget(std::unordered_map<int32_t, Expected>::iterator expected);
+  std::unordered_map<int32_t, Expected> expected_;      // by sequence ID
+  std::unordered_map<uint64_t, size_t> unanswered_of_;  // by owner; none is 0
+  size_t calls_ = 0;                                    // calls that have not finished
   int32_t next_seqid_ = 1;
 };
 

@@ -101,7 +101,7 @@ class FakeRangeNodes final : public RangeNodes {
   bool stopping() const override { return false; }
 
   Task<NodeAnswer> Scan(NodeId node, api::Routing_scanPartitions_args* args, api::Routing_scanPartitions_result* reply,
-                        Nanos) override {
+                        const CallTerms&) override {
     ++calls;
     co_await Sleep(reactor_, delay_ns);
     if (down.contains(node)) co_return NodeAnswer{Error(Code::kUnavailable, "down"), false};
@@ -125,7 +125,7 @@ class FakeRangeNodes final : public RangeNodes {
     co_return NodeAnswer{Status(), true};
   }
   Task<NodeAnswer> Aggregate(NodeId node, api::Routing_aggregatePartitions_args* args,
-                             api::Routing_aggregatePartitions_result* reply, Nanos) override {
+                             api::Routing_aggregatePartitions_result* reply, const CallTerms&) override {
     ++calls;
     co_await Sleep(reactor_, delay_ns);
     const std::vector<Partition*> places = Begin(node, args->request.partitions, args->context, reply);
@@ -140,7 +140,7 @@ class FakeRangeNodes final : public RangeNodes {
     co_return NodeAnswer{Status(), true};
   }
   Task<NodeAnswer> Sample(NodeId node, api::Routing_samplePartitions_args* args,
-                          api::Routing_samplePartitions_result* reply, Nanos) override {
+                          api::Routing_samplePartitions_result* reply, const CallTerms&) override {
     co_await Sleep(reactor_, delay_ns);
     const std::vector<Partition*> places = Begin(node, args->request.partitions, args->context, reply);
     if (reply->__isset.error) co_return NodeAnswer{Status(), true};
@@ -161,7 +161,7 @@ class FakeRangeNodes final : public RangeNodes {
     co_return NodeAnswer{Status(), true};
   }
   Task<NodeAnswer> Delete(NodeId node, api::Routing_deletePartitions_args* args,
-                          api::Routing_deletePartitions_result* reply, Nanos) override {
+                          api::Routing_deletePartitions_result* reply, const CallTerms&) override {
     co_await Sleep(reactor_, delay_ns);
     const std::vector<Partition*> places = Begin(node, args->request.partitions, args->context, reply);
     if (reply->__isset.error) co_return NodeAnswer{Status(), true};
@@ -181,8 +181,10 @@ class FakeRangeNodes final : public RangeNodes {
     co_return NodeAnswer{Status(), true};
   }
   Task<NodeAnswer> Watch(NodeId node, api::Routing_watchPartitions_args* args,
-                         api::Routing_watchPartitions_result* reply, Nanos) override {
+                         api::Routing_watchPartitions_result* reply, const CallTerms&) override {
     ++calls;
+    ++watches[node];
+    if (down.contains(node)) co_return NodeAnswer{Error(Code::kUnavailable, "down"), false};
     const Nanos until_ns = reactor_.NowNs() + args->request.wait_ms * kMillisecond;
     std::vector<int32_t> named;
     for (const api::PartitionPosition& position : args->request.positions) named.push_back(position.partition);
@@ -238,6 +240,7 @@ class FakeRangeNodes final : public RangeNodes {
   std::set<NodeId> down;
   bool refresh_publishes = true;
   int calls = 0, refreshes = 0, lose_deletes = 0;
+  std::map<NodeId, int> watches;  // calls
   std::function<void(NodeId, const api::Routing_scanPartitions_args&, api::Routing_scanPartitions_result*)> tamper_scan;
 
  private:
@@ -335,6 +338,7 @@ class RangeTest : public testing::Test {
     listen.reuse_port = false;
     Result<uint16_t> port = server_->Listen(listen);
     CHECK(port.ok());
+    port_ = *port;
     client_ = std::make_unique<RpcClient>(*at_client_);
     CHECK(kernel_.RunTask(*at_client_, client_->Connect("10.0.1.1", *port, kSecond))->ok());
   }
@@ -391,6 +395,7 @@ class RangeTest : public testing::Test {
   std::unique_ptr<RangeService> service_;
   std::unique_ptr<RpcClient> client_;
   api::Context context_;
+  uint16_t port_ = 0;
 };
 
 }  // namespace pando

@@ -427,6 +427,54 @@ TEST_F(WatchRouterTest, EndsWithItsTimeAndSurvivesAMove) {
   ASSERT_EQ(reply->success.changes.size(), 1u) << reply->error.message;
 }
 
+// Nobody else is asked again and again while one partition cannot answer.
+TEST_F(WatchRouterTest, APartitionThatCannotAnswerCostsTheOthersNothing) {
+  api::WatchRequest request = FromNow("k");
+  request.wait_ms = 20'000;
+  const Nanos begin = kernel_.now_ns();
+  kernel_.At(begin + 10 * kMillisecond, SimKernel::kNoBoot, [this] {
+    nodes_->down = {2};
+    nodes_->watches.clear();
+  });
+  kernel_.At(begin + 10 * kSecond, SimKernel::kNoBoot, [this] { nodes_->down.clear(); });
+  std::map<NodeId, int> asked;
+  kernel_.At(begin + 10 * kSecond, SimKernel::kNoBoot, [this, &asked] { asked = nodes_->watches; });
+  std::string key;
+  for (int i = 0; key.empty() || nodes_->masters[nodes_->PartitionOf(key)] != 2; ++i) key = fmt::format("k{}", i);
+  kernel_.At(begin + 12 * kSecond, SimKernel::kNoBoot, [this, key] { nodes_->Put(key, "v"); });
+  auto reply = Watch(request, 30'000);
+  ASSERT_EQ(reply->success.changes.size(), 1u) << reply->error.message;
+  EXPECT_EQ(reply->success.changes[0].key, key);
+  EXPECT_LE(asked[1], 3);
+  EXPECT_LE(asked[3], 3);
+  EXPECT_LE(asked[2], 35);
+}
+
+// RW3.
+TEST_F(WatchRouterTest, OneClientDoesNotTakeThePlacesOfAllWatchers) {
+  std::vector<api::Kv_watch_result> results(WatchRouter::kMaxWaiting);
+  struct Body {
+    static Task<void> Run(RpcClient* client, const api::Kv_watch_args* args, api::Kv_watch_result* result) {
+      CHECK((co_await client->Call("watch", args, result, 60 * kSecond)).ok());
+    }
+  };
+  api::Kv_watch_args args;
+  args.request.wait_ms = 2000;
+  TaskGroup watches;
+  RpcClient other(*at_client_);
+  CHECK(kernel_.RunTask(*at_client_, other.Connect("10.0.1.1", port_, kSecond))->ok());
+  for (api::Kv_watch_result& result : results) watches.Spawn(Body::Run(client_.get(), &args, &result));
+  kernel_.RunFor(100 * kMillisecond);
+  api::Kv_watch_result result;
+  kernel_.RunTask(*at_client_, Body::Run(&other, &args, &result));
+  EXPECT_TRUE(result.__isset.success) << result.error.message;
+  kernel_.RunFor(5 * kSecond);
+  size_t refused = 0;
+  for (const api::Kv_watch_result& r : results) refused += r.error.code == kConst.OVERLOADED ? 1 : 0;
+  EXPECT_EQ(refused, 21u);
+  kernel_.RunTask(*at_client_, other.Close());
+}
+
 TEST_F(WatchRouterTest, PositionsAreOfOneClusterAndPrefix) {
   api::WatchRequest request = FromNow("k");
   request.prefix = "other";
