@@ -44,6 +44,7 @@ void Forwarder::OnRequest(const RpcRequest& request, const PointMethod& method) 
   }
   call->server = server_;
   call->method = &method;
+  call->must_arrive = method.is_write;
   call->id = request.id;
   call->memory = std::move(memory);
   call->rest = view->rest;
@@ -176,6 +177,11 @@ Task<RetryCause> Forwarder::Try(PointCall* call) {
   if (call->answered) co_return RetryCause::kNone;
   if (!call->has_error) {
     if (call->status.code() == Code::kDeadline) upstream->NoteSilence(patience_ns);
+    if (call->status.code() == Code::kOverloaded) {  // of this router: no write's answer is given up for that
+      keeper_->metrics().upstream.unread_total.Add();
+      call->Fail(call->status);
+      co_return RetryCause::kBusy;
+    }
     co_return JudgeLost(call, call->status);
   }
   const RetryCause cause = CauseOf(call->error);

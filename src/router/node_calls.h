@@ -20,7 +20,9 @@ inline constexpr Nanos kNodeGraceNs = 100 * kMillisecond;
 struct CallTerms {
   CallTerms(Nanos deadline) : deadline_ns(deadline) {}  // NOLINT: a call of the router itself
   explicit CallTerms(const RpcCallBase& call)
-      : deadline_ns(call.deadline_ns), client(reinterpret_cast<uintptr_t>(call.id.connection)) {}
+      : deadline_ns(call.deadline_ns),
+        client(reinterpret_cast<uintptr_t>(call.id.connection)),
+        memory(&call.server->account()) {}
   CallTerms Until(Nanos until_ns) const {
     CallTerms terms = *this;
     terms.deadline_ns = std::min(deadline_ns, until_ns);
@@ -29,12 +31,14 @@ struct CallTerms {
 
   Nanos deadline_ns;
   uint64_t client = kRouterItself;  // whose share it takes (UP3)
+  BudgetAccount* memory = nullptr;  // for the decoded reply; null: it is small, and not counted
   static constexpr uint64_t kRouterItself = 1;
 };
 
 struct NodeAnswer {
-  Status status;      // OK: the reply, which may have an error of its own
-  bool sent = false;  // the node may have carried it out
+  Status status;         // OK: the reply, which may have an error of its own
+  bool sent = false;     // the node may have carried it out
+  MemoryGrant memory{};  // what the reply takes
   bool answered() const { return status.ok(); }
 };
 
@@ -59,6 +63,9 @@ Task<NodeAnswer> CallNode(RouteKeeper* keeper, std::shared_ptr<Upstream> node, C
   if (is_write && link->clocks) args->context.hlc = std::max(args->context.hlc, keeper->hlc());
   RpcClient::TypedCall<Reply> call;
   call.reply = reply;
+  call.must_arrive = is_write;
+  MemoryGrant memory(terms.memory);
+  if (terms.memory != nullptr) call.memory = &memory;
   if (kind == CallKind::kLong) call.owner = terms.client;
   if (Status refused = link->client->SendArgs(method, *args); !refused.ok()) {
     co_return NodeAnswer{std::move(refused), false};
@@ -70,9 +77,10 @@ Task<NodeAnswer> CallNode(RouteKeeper* keeper, std::shared_ptr<Upstream> node, C
   if (outdatable) keeper->Remove(&in_flight);
   Status status = std::move(call.status);
   if (status.ok()) node->NoteAnswer();
+  if (status.code() == Code::kOverloaded) keeper->metrics().upstream.unread_total.Add();
   if constexpr (requires { reply->success.context.hlc; }) keeper->NoteHlc(reply->success.context.hlc);
   if (status.code() == Code::kDeadline) node->NoteSilence(patience_ns);
-  co_return NodeAnswer{std::move(status), true};
+  co_return NodeAnswer{std::move(status), true, std::move(memory)};
 }
 
 }  // namespace pando

@@ -87,6 +87,7 @@ Task<void> Router::ReactorMain(Reactor& reactor) {
   RouteKeeperOptions keeper;
   keeper.seeds = options_.nodes;
   keeper.hlc = hlc_;
+  keeper.upstream.memory = &part.server->account();
   part.keeper = std::make_unique<RouteKeeper>(reactor, std::move(keeper));
   part.service = std::make_unique<RouterService>(part.server.get(), part.keeper.get());
   part.server->SetService(part.service.get());
@@ -202,6 +203,8 @@ void Router::RegisterMetrics(Part* part, size_t index) {
   add("kv_router_refused_share_calls_total",
       "Calls refused because their client has its share of those that take long.",
       &keeper.upstream.refused_share_total);
+  add("kv_router_unread_answers_total", "Answers of nodes that were not read for lack of memory.",
+      &keeper.upstream.unread_total);
   add("kv_router_calls_total", "Calls of nodes.", &keeper.upstream.calls_total);
   const ForwarderMetrics& forward = part->service->forwarder().metrics();
   add("kv_router_point_requests_total", "Requests that name one key.", &forward.requests_total);

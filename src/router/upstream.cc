@@ -69,6 +69,7 @@ Task<void> Upstream::Keep(Slot* slot) {
 Task<Status> Upstream::Connect(Link* link, Slot* slot) {
   RpcClientOptions client;
   client.max_calls = kMaxCallsPerLink;
+  if (slot != &slots_.back()) client.memory = options_.memory;  // a map is needed in any case
   client.on_closed = [this, slot] {
     slot->ended = true;
     changed_.NotifyAll();

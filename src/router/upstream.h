@@ -38,6 +38,7 @@ enum class CallKind : uint8_t { kPoint, kLong, kMap };
 struct UpstreamMetrics {
   Counter connects_total, connect_failures_total, broken_total, tripped_total, refused_total, calls_total;
   Counter refused_share_total;  // because their client has its share
+  Counter unread_total;         // answers, for lack of memory
 };
 
 struct UpstreamOptions {
@@ -45,6 +46,7 @@ struct UpstreamOptions {
   Nanos connect_timeout_ns = kSecond;
   Nanos first_retry_ns = 20 * kMillisecond, max_retry_ns = kSecond;
   UpstreamMetrics* metrics = nullptr;  // outlives it
+  BudgetAccount* memory = nullptr;     // for replies; outlives it; null: not counted
   std::function<void()> on_up;         // a connection can be used
 };
 

@@ -1,5 +1,6 @@
 #include "src/rpc/rpc_client.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "src/base/codec.h"
@@ -9,6 +10,8 @@ namespace pando {
 namespace {
 
 constexpr Nanos kClosePollNs = kMillisecond;
+constexpr size_t kMaxIdleBytes = 64u << 10;  // that a buffer keeps while nothing is in it
+constexpr size_t kMaxHeadBytes = 1024;       // of a message, before its body
 
 // The body of a TApplicationException.
 struct ExceptionBody {
@@ -124,6 +127,12 @@ void RpcClient::OnTurnEnd() {
 
 void RpcClient::OnData(std::span<const char> bytes) {
   if (!broken_.ok()) return;
+  if (skip_ > 0) {
+    const size_t skipped = std::min(skip_, bytes.size());
+    skip_ -= skipped;
+    bytes = bytes.subspan(skipped);
+    if (bytes.empty()) return;
+  }
   // Frames that arrive whole are read where they are; in_ has the beginning of the next one.
   std::string_view rest(bytes.data(), bytes.size());
   const bool kept = !in_.empty();
@@ -137,12 +146,60 @@ void RpcClient::OnData(std::span<const char> bytes) {
     if (rest.size() < kFrameHeaderBytes + length) break;
     if (Status status = OnFrame(rest.substr(kFrameHeaderBytes, length)); !status.ok()) return Break(std::move(status));
     rest.remove_prefix(kFrameHeaderBytes + length);
+    ReleaseFrame();
+  }
+  Keep(rest, kept);
+}
+
+void RpcClient::Keep(std::string_view rest, bool kept) {
+  size_t whole = rest.size();
+  if (rest.size() >= kFrameHeaderBytes) whole = kFrameHeaderBytes + __builtin_bswap32(LoadLE<uint32_t>(rest.data()));
+  if (!ReserveFrame(whole, rest)) {
+    skip_ = whole - rest.size();
+    rest = {};
   }
   if (kept) {
     in_.erase(0, in_.size() - rest.size());
   } else {
     in_.assign(rest);
   }
+  if (in_.empty() && in_.capacity() > kMaxIdleBytes) std::string().swap(in_);
+  if (reserved_ > 0) in_.reserve(whole);  // it grows once
+}
+
+// False: there is no memory for the frame, and its call has ended.
+bool RpcClient::ReserveFrame(size_t bytes, std::string_view rest) {
+  if (options_.memory == nullptr || bytes <= std::max(reserved_, kFrameHeaderBytes)) return true;
+  if (options_.memory->TryReserve(static_cast<int64_t>(bytes - reserved_))) {
+    reserved_ = bytes;
+    return true;
+  }
+  MessageHeader header;
+  std::string_view frame = rest.substr(kFrameHeaderBytes);
+  // Until the head has arrived, the call is not known. It takes little.
+  if (Status head = DecodeMessageHeader(&frame, &header); !head.ok()) {
+    if (rest.size() > kMaxHeadBytes) Break(Error(Code::kCorruption, "{}: {}", peer_, head.message()));
+    return true;
+  }
+  const auto expected = expected_.find(header.seqid);
+  if (expected == expected_.end()) return true;  // OnFrame breaks the connection
+  RpcExchange* exchange = expected->second.exchange;
+  if (exchange != nullptr && exchange->must_arrive) {
+    options_.memory->Force(static_cast<int64_t>(bytes - reserved_));
+    reserved_ = bytes;
+    return true;
+  }
+  Forget(expected);
+  if (exchange != nullptr) Finish(exchange, Error(Code::kOverloaded, "{}: {}", peer_, NoMemory(bytes).message()));
+  return false;
+}
+
+void RpcClient::ReleaseFrame() {
+  if (reserved_ > 0) options_.memory->Release(static_cast<int64_t>(std::exchange(reserved_, 0)));
+}
+
+Status RpcClient::NoMemory(size_t bytes) {
+  return Error(Code::kOverloaded, "its answer has {} bytes, for which there is no memory here; retry later", bytes);
 }
 
 Status RpcClient::OnFrame(std::string_view frame) {
@@ -178,6 +235,8 @@ void RpcClient::OnClosed(const Status& reason) {
   unanswered_of_.clear();
   std::string().swap(in_);
   std::string().swap(out_);
+  ReleaseFrame();
+  skip_ = 0;
   for (const auto& [seqid, expected] : lost) {
     if (expected.exchange == nullptr) continue;
     Finish(expected.exchange,

@@ -12,6 +12,9 @@
 // dropped. Until it arrives, the call counts toward max_calls. When the connection breaks, every call in progress
 // returns kAborted, and it is unknown whether the server carried it out. The client does not reconnect by itself.
 //
+// Replies that arrive in pieces are collected. With RpcClientOptions::memory, room for the whole frame is reserved
+// first; if there is none, the frame is skipped, and its call returns kOverloaded.
+//
 // Threads: one reactor.
 #pragma once
 
@@ -22,6 +25,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "src/base/memory_budget.h"
 #include "src/io/byte_filter.h"
 #include "src/io/reactor.h"
 #include "src/io/task.h"
@@ -34,6 +38,7 @@ struct RpcClientOptions {
   size_t max_calls = 1024;              // calls without a reply; further calls return kOverloaded
   size_t max_unsent_bytes = 16u << 20;  // further calls return kOverloaded
   ByteFilters* filters = nullptr;       // for the connection; must outlive the client; null: none
+  BudgetAccount* memory = nullptr;      // for frames that arrive in pieces; outlives the client; null: not counted
   std::function<void()> on_closed;      // the connection has ended; must not destroy the client
 };
 
@@ -48,6 +53,8 @@ struct RpcExchange : Timer {
 
   // For whom it is made; 0: not counted. RpcClient::unanswered_of tells how many have no reply yet.
   uint64_t owner = 0;
+  // The reply says what came of a write: it is read even when memory is short.
+  bool must_arrive = false;
 
   // When it ends: OK; kDeadline; kAborted: the connection broke, and it is unknown whether the server carried the
   // call out. When it was not sent: what Send returned.
@@ -110,9 +117,14 @@ class RpcClient final : private ConnectionHandler, private TurnHook {
   }
   template <typename Reply>
   struct TypedCall final : RpcExchange {
+    // The memory that a decoded reply takes, for each byte that is encoded.
+    static constexpr size_t kDecodedBytes = 2;
     Reply* reply = nullptr;
+    MemoryGrant* memory = nullptr;  // grows by what the decoded reply takes; null: not counted
     Status OnReply(const MessageHeader& header, std::string_view body, ThriftCodec* codec) override {
       if (header.type == apache::thrift::protocol::T_EXCEPTION) return ToStatus(header, body, codec);
+      if (memory != nullptr && !memory->TryGrow(kDecodedBytes * body.size()) && !must_arrive)
+        return NoMemory(body.size());
       return codec->Read(header.protocol, body, reply);
     }
   };
@@ -134,6 +146,7 @@ class RpcClient final : private ConnectionHandler, private TurnHook {
   MessageHeader Header(WireProtocol protocol, std::string_view method) const {
     return {protocol, apache::thrift::protocol::T_CALL, next_seqid_, method};
   }
+  static Status NoMemory(size_t bytes);
   // A TApplicationException.
   static Status ToStatus(const MessageHeader& header, std::string_view body, ThriftCodec* codec);
   Status Admit() const;
@@ -146,6 +159,10 @@ class RpcClient final : private ConnectionHandler, private TurnHook {
   void OnSent() override {}
   void OnClosed(const Status& reason) override;
   void OnTurnEnd() override;
+  // Keeps the beginning of a frame until the rest has come.
+  void Keep(std::string_view rest, bool kept);
+  bool ReserveFrame(size_t bytes, std::string_view rest);
+  void ReleaseFrame();
   Status OnFrame(std::string_view frame);
   // Closes the connection because the byte stream can no longer be trusted.
   void Break(Status reason);
@@ -157,6 +174,8 @@ class RpcClient final : private ConnectionHandler, private TurnHook {
   std::string peer_;
   Status broken_;  // why the connection ended
   std::string in_, out_;
+  size_t reserved_ = 0;  // for the frame in in_
+  size_t skip_ = 0;      // so many bytes of a frame that is skipped are still to come
   struct Expected {
     RpcExchange* exchange = nullptr;  // null: the call has already returned (deadline)
     uint64_t owner = 0;

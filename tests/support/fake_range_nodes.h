@@ -327,7 +327,8 @@ class RangeService final : public RpcService {
 
 class RangeTest : public testing::Test {
  protected:
-  explicit RangeTest(uint32_t partitions = 8, NodeId nodes = 3) : kernel_(11), shared_(256 << 20) {
+  explicit RangeTest(uint32_t partitions = 8, NodeId nodes = 3, int64_t memory_bytes = 256 << 20)
+      : kernel_(11), shared_(memory_bytes) {
     SimMachine* machine = kernel_.AddMachine("10.0.1.1");
     at_router_ = machine->Boot();
     at_client_ = kernel_.AddMachine("10.0.2.1")->Boot();

@@ -30,6 +30,7 @@ class RouterTest : public testing::Test {
     RouteKeeperOptions options;
     options.seeds = {"10.0.0.2:7420"};
     server_ = std::make_unique<RpcServer>(*at_router_, RpcOptions(), &shared_);
+    options.upstream.memory = &server_->account();
     keeper_ = std::make_unique<RouteKeeper>(*at_router_, options);
     service_ = std::make_unique<RouterService>(server_.get(), keeper_.get());
     server_->SetService(service_.get());

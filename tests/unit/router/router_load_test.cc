@@ -39,5 +39,36 @@ TEST_F(RouterTest, TheLongCallsOfOneClientLeaveRoomForOthers) {
   kernel_.RunTask(*at_client_, other.Close());
 }
 
+// Answers take memory when they come: what there is no room for is asked for again, or shed.
+TEST_F(RouterTest, ManyLargeAnswersStayWithinTheBudget) {
+  std::vector<std::string> keys;
+  for (int i = 0; keys.size() < 3; ++i) {
+    if (cluster_.PartitionOf(fmt::format("large{}", i)) == 0) keys.push_back(fmt::format("large{}", i));
+  }
+  for (const std::string& large : keys) cluster_.records[large] = std::string(1'000'000, 'v');
+  struct Body {
+    static Task<void> Run(RpcClient* client, std::vector<std::string> keys, api::Kv_multiGet_result* result) {
+      api::Kv_multiGet_args args;
+      args.context = Budget(20'000);
+      args.request.keys = std::move(keys);
+      CHECK((co_await client->Call("multiGet", &args, result, 60 * kSecond)).ok());
+    }
+  };
+  // All memory but a little is taken by somebody else.
+  MemoryGrant taken(&server_->account());
+  ASSERT_TRUE(taken.TryGrow(static_cast<size_t>(shared_.memory.limit_bytes()) - (2u << 20)));
+  api::Kv_multiGet_result result;
+  TaskGroup call;
+  call.Spawn(Body::Run(client_.get(), keys, &result));
+  kernel_.RunFor(kSecond);
+  EXPECT_EQ(call.running(), 1u);
+  EXPECT_GT(keeper_->metrics().upstream.unread_total.value(), 0u);
+  EXPECT_TRUE(Put(KeyIn(1), "v").success.applied) << "others go on";
+  taken.ReleaseAll();
+  kernel_.RunFor(5 * kSecond);
+  ASSERT_EQ(result.success.items.size(), 3u) << result.error.message;
+  for (const api::MultiGetItem& item : result.success.items) EXPECT_EQ(item.record.value.size(), 1'000'000u);
+}
+
 }  // namespace
 }  // namespace pando

@@ -240,5 +240,43 @@ TEST_F(RpcClientTest, CallsWithoutAConnectionFail) {
   EXPECT_FALSE(refused->ok());
 }
 
+// A reply for which there is no memory is skipped, and what follows is read; but what came of a write arrives.
+TEST_F(RpcClientTest, AReplyForWhichThereIsNoMemory) {
+  ScriptedServer server(*server_, Echo);
+  MemoryBudget budget(512 << 10);
+  BudgetAccount account(&budget);
+  RpcClientOptions options;
+  options.memory = &account;
+  RpcClient client(*client_, options);
+  struct Body {
+    static Task<void> Run(RpcClient* client, uint16_t port, MemoryBudget* budget) {
+      CHECK((co_await client->Connect("10.0.0.1", port, kSecond)).ok());
+      const std::string large(1 << 20, 'k');
+      Outcome first, second, third;
+      TaskGroup calls;
+      calls.Spawn(GetInto(client, large, kSecond, &first));
+      calls.Spawn(GetInto(client, "small", kSecond, &second));
+      calls.Spawn(GetInto(client, std::string(300'000, 'k'), kSecond, &third));
+      co_await calls.Drain();
+      EXPECT_EQ(first.status.code(), Code::kOverloaded) << first.status.message();
+      EXPECT_EQ(second.value, "small");
+      EXPECT_EQ(third.value.size(), 300'000u);
+      api::Kv_get_args args;
+      api::Kv_get_result result;
+      args.request.key = large;
+      RpcClient::TypedCall<api::Kv_get_result> call;
+      call.reply = &result;
+      call.must_arrive = true;
+      CHECK(client->SendArgs("get", args).ok());
+      co_await client->Begin(&call, kSecond);
+      EXPECT_TRUE(call.status.ok()) << call.status.message();
+      EXPECT_EQ(result.success.record.value.size(), large.size());
+      EXPECT_LE(budget->used_bytes(), 2 * BudgetAccount::kChunkBytes);
+      co_await client->Close();
+    }
+  };
+  kernel_.RunTask(*client_, Body::Run(&client, server.port, &budget));
+}
+
 }  // namespace
 }  // namespace pando
