@@ -19,6 +19,16 @@ namespace {
 // Room in a reply frame for everything other than values.
 constexpr size_t kMaxValuesBytes = kMaxFrameBytes - (512u << 10);
 
+// The values that one reply holds: no more than fit into a frame.
+struct ValuesOfReply {
+  bool TryTake(size_t value_bytes, MemoryGrant* memory) {
+    if (bytes + value_bytes > kMaxValuesBytes || !memory->TryGrow(value_bytes)) return false;
+    bytes += value_bytes;
+    return true;
+  }
+  size_t bytes = 0;
+};
+
 // What one node is asked, in one round.
 template <typename Args, typename Reply>
 struct Part {
@@ -136,11 +146,6 @@ Task<void> SendGets(RouteKeeper* keeper, MultiGetCall* call, NodeId node, GetPar
                                    CallTerms(*call), std::move(outdated));
 }
 
-// The values that one reply holds.
-struct ValuesOfReply {
-  size_t bytes = 0;
-};
-
 void TakeGets(MultiGetCall* call, GetPart& part, ValuesOfReply* values, Sessions* sessions, Open* open) {
   RetryCause cause = RetryCause::kNone;
   const std::optional<api::KvError> failed = ErrorOf(part, /*is_write=*/false, false, &cause);
@@ -157,9 +162,7 @@ void TakeGets(MultiGetCall* call, GetPart& part, ValuesOfReply* values, Sessions
     api::MultiGetItem& from = part.reply.success.items[k];
     const RetryCause why = from.__isset.error ? CauseOf(from.error) : RetryCause::kNone;
     if (why != RetryCause::kNone) open->Add(part.entries[k], why);
-    values->bytes += from.record.value.size();
-    if (values->bytes > kMaxValuesBytes || !call->memory.TryGrow(from.record.value.size())) {
-      values->bytes -= from.record.value.size();
+    if (!values->TryTake(from.record.value.size(), &call->memory)) {
       to.__set_error(MakeBusy("the values of one reply are too many; read this key again together with fewer others",
                               /*retry_after_ms=*/0));
       continue;
@@ -241,7 +244,19 @@ Task<void> SendWrites(RouteKeeper* keeper, WriteBatchCall* call, NodeId node, Se
                                    &part->reply, CallTerms(*call), std::move(outdated), /*is_write=*/true);
 }
 
-void TakeWrites(WriteBatchCall* call, WritePart& part, Sessions* sessions, Open* open) {
+// Leaves out the values for which the reply has no room, as a node does.
+void TakeResult(api::WriteResult& from, MemoryGrant* memory, ValuesOfReply* values, api::WriteResult* to) {
+  const auto fit = [&](api::Record& record) {
+    if (values->TryTake(record.value.size(), memory)) return true;
+    std::string().swap(record.value);
+    return false;
+  };
+  if (from.__isset.current && !fit(from.current)) from.current_value_omitted = true;
+  if (from.__isset.previous && !fit(from.previous)) from.previous_value_omitted = true;
+  *to = std::move(from);
+}
+
+void TakeWrites(WriteBatchCall* call, WritePart& part, ValuesOfReply* values, Sessions* sessions, Open* open) {
   RetryCause cause = RetryCause::kNone;
   const bool named = !call->args.context.client_id.empty();
   const std::optional<api::KvError> failed = ErrorOf(part, /*is_write=*/true, named, &cause);
@@ -259,7 +274,7 @@ void TakeWrites(WriteBatchCall* call, WritePart& part, Sessions* sessions, Open*
       if (cause != RetryCause::kNone) open->Add(part.entries[k], cause);
       continue;
     }
-    to = std::move(part.reply.success.results[k]);
+    TakeResult(part.reply.success.results[k], &call->memory, values, &to);
     const RetryCause why = to.__isset.error ? CauseOf(to.error) : RetryCause::kNone;
     if (why != RetryCause::kNone) open->Add(part.entries[k], why);
   }
@@ -291,6 +306,7 @@ Task<void> RouteWriteBatch(RouteKeeper* keeper, WriteBatchCall* call) {
   call->reply.success.results.resize(request.ops.size());
   Backoff backoff(call->server->reactor());
   Sessions sessions;
+  ValuesOfReply values;
   sessions.Begin(keeper->map().cluster_id(), call->args.context.session);
   SentBatch sent;
   call->withdrawable = &sent;
@@ -313,7 +329,7 @@ Task<void> RouteWriteBatch(RouteKeeper* keeper, WriteBatchCall* call) {
     last.reset();
     for (auto& [node, part] : parts) {
       for (const size_t i : part.entries) call->reply.success.results[i] = api::WriteResult();
-      TakeWrites(call, part, &sessions, &open);
+      TakeWrites(call, part, &values, &sessions, &open);
       if (!part.answer.answered() && part.answer.sent) {
         for (const size_t i : part.entries) lost[i] = true;
       }

@@ -23,7 +23,15 @@ constexpr Nanos kLookNs = 20 * kMillisecond;
 constexpr int32_t kWatchRetryMs = 1000;
 // What the parts of a call take: the positions, as they are asked for, as they come, and in the reply.
 constexpr size_t kPositionBytes = 4 * sizeof(api::PartitionPosition) + 4 * sizeof(api::Covered);
+// The changes in a reply, as ChangeBytes counts them; those of one node alone fit, however many there are.
+constexpr size_t kMaxReplyBytes = 1u << 20;
 constexpr int64_t kFromNow = -1;
+
+size_t ChangeBytes(const std::vector<api::Change>& changes) {
+  size_t bytes = 0;
+  for (const api::Change& change : changes) bytes += sizeof(change) + change.key.size();
+  return bytes;
+}
 
 bool MustEnd(const WatchCall& call) {
   return call.answered || call.server->stopping() || call.server->IsClosed(call.id) ||
@@ -75,12 +83,16 @@ Task<void> WatchRouter::AskPart(std::shared_ptr<Part> part, std::shared_ptr<Wait
   ended->NotifyAll();
 }
 
-// Takes the changes of the nodes that have answered, as many as the client wants. RW1.
+// Takes the changes of the nodes that have answered, as many as the client wants and a reply holds. RW1.
 void WatchRouter::TakeChanges(const Round& round, Watched* watched) {
+  size_t bytes = 0;
   for (const std::shared_ptr<Part>& part : round.parts) {
     if (!part->ended) continue;
     api::WatchPartitionsReply& reply = part->reply.success;
-    if (watched->changes.size() + reply.changes.size() > watched->limit) {
+    bytes += ChangeBytes(reply.changes);
+    const bool too_long = bytes > kMaxReplyBytes && !watched->changes.empty();
+    if (too_long || watched->changes.size() + reply.changes.size() > watched->limit) {
+      bytes -= ChangeBytes(reply.changes);
       watched->more = true;
       metrics_.dropped_total.Add();
       continue;

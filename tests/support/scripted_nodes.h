@@ -250,6 +250,7 @@ class ScriptedNode final : public RpcService {
     if (!co_await Behave(call)) co_return;
     const bool cut = Cut();
     if (cut && !manners.applies_and_closes) co_return;
+    size_t room = 3u << 20;  // for values
     for (const api::WriteOp& op : call->args.request.ops) {
       api::WriteResult& result = call->reply.success.results.emplace_back();
       if (std::optional<api::KvError> error = Misrouted(op.key)) {
@@ -257,6 +258,15 @@ class ScriptedNode final : public RpcService {
         continue;
       }
       ++writes;
+      if (op.return_previous) {
+        api::Record previous;
+        previous.found = cluster_.records.contains(op.key);
+        previous.value = cluster_.records[op.key];
+        room -= std::min(room, previous.value.size());
+        result.previous_value_omitted = room == 0;
+        if (room == 0) previous.value.clear();
+        result.__set_previous(previous);
+      }
       cluster_.records[op.key] = op.value;
       result.applied = true;
     }

@@ -513,6 +513,25 @@ TEST_F(WatchRouterTest, OneClientDoesNotTakeThePlacesOfAllWatchers) {
   kernel_.RunTask(*at_client_, other.Close());
 }
 
+// The changes of all nodes together may be more than a frame holds.
+TEST_F(WatchRouterTest, AReplyFitsIntoAFrame) {
+  api::WatchRequest request = FromNow("k");
+  std::multiset<std::string> told, expected;
+  for (int i = 0; i < 4000; ++i) {
+    const std::string key = fmt::format("k{:02000}", i);
+    nodes_->Put(key, "v");
+    expected.insert(key);
+  }
+  for (bool more = true; more;) {
+    auto reply = Watch(request);
+    ASSERT_TRUE(reply->__isset.success) << reply->error.message;
+    for (const api::Change& change : reply->success.changes) told.insert(change.key);
+    request.position = reply->success.position;
+    more = reply->success.more || !reply->success.changes.empty();
+  }
+  EXPECT_EQ(told, expected);
+}
+
 TEST_F(WatchRouterTest, PositionsAreOfOneClusterAndPrefix) {
   api::WatchRequest request = FromNow("k");
   request.prefix = "other";

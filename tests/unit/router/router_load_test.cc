@@ -70,5 +70,37 @@ TEST_F(RouterTest, ManyLargeAnswersStayWithinTheBudget) {
   for (const api::MultiGetItem& item : result.success.items) EXPECT_EQ(item.record.value.size(), 1'000'000u);
 }
 
+// What ops return of earlier values may be more than a frame holds: what does not fit is left out, and no result.
+TEST_F(RouterTest, TheValuesThatABatchReturnsFitIntoAFrame) {
+  api::Kv_writeBatch_args write;
+  for (int i = 0; i < 12; ++i) {
+    api::WriteOp& op = write.request.ops.emplace_back();
+    op.kind = api::g_pando_constants.OP_PUT;
+    op.key = fmt::format("large{}", i);
+    op.value = "v";
+    op.return_previous = true;
+    cluster_.records[op.key] = std::string(800'000, 'v');
+  }
+  struct Body {
+    static Task<void> Run(RpcClient* client, api::Kv_writeBatch_args* w, api::Kv_writeBatch_result* written) {
+      const Status called = co_await client->Call("writeBatch", w, written, 20 * kSecond);
+      CHECK(called.ok()) << called.message();
+    }
+  };
+  api::Kv_writeBatch_result written;
+  kernel_.RunTask(*at_client_, Body::Run(client_.get(), &write, &written));
+  ASSERT_EQ(written.success.results.size(), 12u) << written.error.message;
+  size_t whole = 0, omitted = 0;
+  for (const api::WriteResult& result : written.success.results) {
+    EXPECT_TRUE(result.applied) << result.error.message;
+    EXPECT_TRUE(result.__isset.previous);
+    EXPECT_EQ(result.previous.value.empty(), result.previous_value_omitted);
+    whole += result.previous.value.size() == 800'000 ? 1 : 0;
+    omitted += result.previous_value_omitted ? 1 : 0;
+  }
+  EXPECT_EQ(whole, 4u);
+  EXPECT_EQ(omitted, 8u);
+}
+
 }  // namespace
 }  // namespace pando
