@@ -81,6 +81,13 @@ std::optional<api::KvError> ErrorOf(const P& part, bool is_write, bool named, Re
   return error;
 }
 
+// The error of a part, as one of its entries has it. If the node has not answered, it says whose key that was.
+template <typename P>
+api::KvError OfPartition(api::KvError error, const P& part, uint32_t partition) {
+  if (!part.answer.answered()) error.message = fmt::format("partition {}: {}", partition, error.message);
+  return error;
+}
+
 // Tokens of the parts, as one.
 class Sessions {
  public:
@@ -130,10 +137,33 @@ Task<bool> PauseBetween(RouteKeeper* keeper, RpcCallBase* call, Backoff* backoff
 
 using GetPart = Part<api::Kv_multiGet_args, api::Kv_multiGet_result>;
 
-Task<void> SendGets(RouteKeeper* keeper, MultiGetCall* call, NodeId node, GetPart* part) {
+// Who answers the entries of a multiGet.
+struct Readers {
+  explicit Readers(const api::Context& context) : only_master(OnlyMaster(context)) {}
+  NodeId Choose(const RouteKeeper& keeper, const Route& route) {
+    if (only_master) return route.master;
+    may_ask_another |= route.in_sync.size() > 1;
+    return keeper.ChooseReplica(route, silent);
+  }
+  // After a round: whoever could not answer is not asked again.
+  void Learn(const std::map<NodeId, GetPart>& parts) {
+    const NodeId before = std::exchange(silent, 0);
+    for (const auto& [node, part] : parts) {
+      if (part.answer.silent) silent = node;
+    }
+    only_master |= silent == 0 || before != 0;
+    may_ask_another = false;
+  }
+  bool only_master, may_ask_another = false;
+  NodeId silent = 0;  // it has not answered while there was time to ask another
+};
+
+Task<void> SendGets(RouteKeeper* keeper, MultiGetCall* call, NodeId node, bool may_ask_another, GetPart* part) {
   part->args.context = call->args.context;
   part->args.request.snapshot = call->args.request.snapshot;
   for (const size_t i : part->entries) part->args.request.keys.push_back(call->args.request.keys[i]);
+  CallTerms terms(*call);
+  terms.may_ask_another = may_ask_another;
   const bool only_master = OnlyMaster(call->args.context);
   auto outdated = [node, part, only_master](const RouteMap& map) {
     const std::vector<std::string>& keys = part->args.request.keys;
@@ -143,17 +173,19 @@ Task<void> SendGets(RouteKeeper* keeper, MultiGetCall* call, NodeId node, GetPar
            });
   };
   part->answer = co_await CallNode(keeper, keeper->NodeOf(node), CallKind::kLong, "multiGet", &part->args, &part->reply,
-                                   CallTerms(*call), std::move(outdated));
+                                   terms, std::move(outdated));
 }
 
-void TakeGets(MultiGetCall* call, GetPart& part, ValuesOfReply* values, Sessions* sessions, Open* open) {
+void TakeGets(const RouteMap& map, MultiGetCall* call, GetPart& part, ValuesOfReply* values, Sessions* sessions,
+              Open* open) {
   RetryCause cause = RetryCause::kNone;
   const std::optional<api::KvError> failed = ErrorOf(part, /*is_write=*/false, false, &cause);
   if (!failed) sessions->Add(part.reply.success.context.session);
+  const auto partition = [&](size_t k) { return map.RouteOfKey(call->args.request.keys[part.entries[k]]).partition; };
   for (size_t k = 0; k < part.entries.size(); ++k) {
     api::MultiGetItem& to = call->reply.success.items[part.entries[k]];
     if (failed || k >= part.reply.success.items.size()) {
-      to.__set_error(failed ? *failed
+      to.__set_error(failed ? OfPartition(*failed, part, partition(k))
                             : ToKvError(Error(Code::kUnavailable, "a node answered for fewer keys than it was asked"),
                                         /*is_write=*/false));
       if (cause != RetryCause::kNone) open->Add(part.entries[k], cause);
@@ -183,24 +215,24 @@ Task<void> RouteMultiGet(RouteKeeper* keeper, MultiGetCall* call) {
   ValuesOfReply values;
   Open open;
   for (size_t i = 0; i < call->args.request.keys.size(); ++i) open.entries.push_back(i);
-  bool only_master = OnlyMaster(call->args.context);
+  Readers readers(call->args.context);
   while (!open.entries.empty()) {
     const uint64_t seen = keeper->news();
     std::map<NodeId, GetPart> parts;
     for (const size_t i : open.entries) {
       const Route& route = keeper->map().RouteOfKey(call->args.request.keys[i]);
-      parts[only_master ? route.master : keeper->ChooseReplica(route, 0)].entries.push_back(i);
+      parts[readers.Choose(*keeper, route)].entries.push_back(i);
     }
     TaskGroup sends;
-    for (auto& [node, part] : parts) sends.Spawn(SendGets(keeper, call, node, &part));
+    for (auto& [node, part] : parts) sends.Spawn(SendGets(keeper, call, node, readers.may_ask_another, &part));
     co_await sends.Drain();  // the parts are in this frame
     if (call->answered) co_return;
     open = Open();
     for (auto& [node, part] : parts) {
       for (const size_t i : part.entries) call->reply.success.items[i] = api::MultiGetItem();
-      TakeGets(call, part, &values, &sessions, &open);
+      TakeGets(keeper->map(), call, part, &values, &sessions, &open);
     }
-    only_master = true;  // whoever could not answer is not asked again
+    readers.Learn(parts);
     if (open.entries.empty()) break;
     if (!co_await PauseBetween(keeper, call, &backoff, open.cause, seen)) break;
   }
@@ -256,7 +288,8 @@ void TakeResult(api::WriteResult& from, MemoryGrant* memory, ValuesOfReply* valu
   *to = std::move(from);
 }
 
-void TakeWrites(WriteBatchCall* call, WritePart& part, ValuesOfReply* values, Sessions* sessions, Open* open) {
+void TakeWrites(const RouteMap& map, WriteBatchCall* call, WritePart& part, ValuesOfReply* values, Sessions* sessions,
+                Open* open) {
   RetryCause cause = RetryCause::kNone;
   const bool named = !call->args.context.client_id.empty();
   const std::optional<api::KvError> failed = ErrorOf(part, /*is_write=*/true, named, &cause);
@@ -265,10 +298,13 @@ void TakeWrites(WriteBatchCall* call, WritePart& part, ValuesOfReply* values, Se
     sessions->Add(part.reply.success.context.session);
     reply.failed_conditions = std::move(part.reply.success.failed_conditions);
   }
+  const auto partition = [&](size_t k) {
+    return map.RouteOfKey(call->args.request.ops[part.entries[k]].key).partition;
+  };
   for (size_t k = 0; k < part.entries.size(); ++k) {
     api::WriteResult& to = reply.results[part.entries[k]];
     if (failed || k >= part.reply.success.results.size()) {
-      to.__set_error(failed ? *failed
+      to.__set_error(failed ? OfPartition(*failed, part, partition(k))
                             : ToKvError(Error(Code::kAborted, "a node answered for fewer ops than it was asked"),
                                         /*is_write=*/true));
       if (cause != RetryCause::kNone) open->Add(part.entries[k], cause);
@@ -329,7 +365,7 @@ Task<void> RouteWriteBatch(RouteKeeper* keeper, WriteBatchCall* call) {
     last.reset();
     for (auto& [node, part] : parts) {
       for (const size_t i : part.entries) call->reply.success.results[i] = api::WriteResult();
-      TakeWrites(call, part, &values, &sessions, &open);
+      TakeWrites(keeper->map(), call, part, &values, &sessions, &open);
       if (!part.answer.answered() && part.answer.sent) {
         for (const size_t i : part.entries) lost[i] = true;
       }

@@ -14,7 +14,8 @@
 
 namespace pando {
 
-inline constexpr Nanos kNodeGraceNs = 100 * kMillisecond;
+// So long, and at most half of what is left, a read waits for a replica that need not be the one that answers.
+inline constexpr Nanos kReplicaPatienceNs = kSecond;
 
 // For whom a node is called, and how long that may take.
 struct CallTerms {
@@ -30,6 +31,7 @@ struct CallTerms {
   }
 
   Nanos deadline_ns;
+  bool may_ask_another = false;     // another node can answer as well: this one is not waited for to the end
   uint64_t client = kRouterItself;  // whose share it takes (UP3)
   BudgetAccount* memory = nullptr;  // for the decoded reply; null: it is small, and not counted
   static constexpr uint64_t kRouterItself = 1;
@@ -39,6 +41,7 @@ struct NodeAnswer {
   Status status;         // OK: the reply, which may have an error of its own
   bool sent = false;     // the node may have carried it out
   MemoryGrant memory{};  // what the reply takes
+  bool silent = false;   // it has not answered, and there is time to ask another
   bool answered() const { return status.ok(); }
 };
 
@@ -58,8 +61,10 @@ Task<NodeAnswer> CallNode(RouteKeeper* keeper, std::shared_ptr<Upstream> node, C
   if (!picked.ok()) co_return NodeAnswer{picked.TakeStatus(), false};
   const std::shared_ptr<Upstream::Link> link = *std::move(picked);
   const Nanos left_ns = std::max(terms.deadline_ns - keeper->reactor().NowNs(), kMillisecond);
-  args->context.budget_ms = static_cast<int32_t>(left_ns / kMillisecond);
-  const Nanos patience_ns = left_ns + kNodeGraceNs;
+  // The caller still has to say which node has not answered.
+  Nanos patience_ns = left_ns - std::clamp(left_ns / 50, kMillisecond / 2, 20 * kMillisecond);
+  if (terms.may_ask_another) patience_ns = std::min(kReplicaPatienceNs, left_ns / 2);
+  args->context.budget_ms = static_cast<int32_t>(std::max(patience_ns / kMillisecond, Nanos{1}));
   if (is_write && link->clocks) args->context.hlc = std::max(args->context.hlc, keeper->hlc());
   RpcClient::TypedCall<Reply> call;
   call.reply = reply;
@@ -79,8 +84,13 @@ Task<NodeAnswer> CallNode(RouteKeeper* keeper, std::shared_ptr<Upstream> node, C
   if (status.ok()) node->NoteAnswer();
   if (status.code() == Code::kOverloaded) keeper->metrics().upstream.unread_total.Add();
   if constexpr (requires { reply->success.context.hlc; }) keeper->NoteHlc(reply->success.context.hlc);
-  if (status.code() == Code::kDeadline) node->NoteSilence(patience_ns);
-  co_return NodeAnswer{std::move(status), true, std::move(memory)};
+  const bool silent = status.code() == Code::kDeadline;
+  if (silent) {
+    node->NoteSilence(patience_ns);
+    status = Error(terms.may_ask_another ? Code::kUnavailable : Code::kDeadline, "{} has not answered within {} ms",
+                   node->address(), patience_ns / kMillisecond);
+  }
+  co_return NodeAnswer{std::move(status), true, std::move(memory), silent && terms.may_ask_another};
 }
 
 }  // namespace pando

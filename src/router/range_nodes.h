@@ -24,7 +24,7 @@ class RangeNodes {
   virtual const RouteMap& map() const = 0;
   virtual Task<Status> UntilComplete(Nanos deadline_ns) = 0;
   // As those of RouteKeeper.
-  virtual NodeId ChooseReplica(const Route& route) const = 0;
+  virtual NodeId ChooseReplica(const Route& route, NodeId avoid) const = 0;
   virtual void Refresh() = 0;
   virtual uint64_t news() const = 0;
   virtual Task<void> UntilNews(uint64_t seen, Nanos deadline_ns) = 0;
@@ -53,7 +53,7 @@ class RoutedNodes final : public RangeNodes {
 
   const RouteMap& map() const override { return keeper_.map(); }
   Task<Status> UntilComplete(Nanos deadline_ns) override { return keeper_.UntilComplete(deadline_ns); }
-  NodeId ChooseReplica(const Route& route) const override { return keeper_.ChooseReplica(route, 0); }
+  NodeId ChooseReplica(const Route& route, NodeId avoid) const override { return keeper_.ChooseReplica(route, avoid); }
   void Refresh() override { keeper_.Refresh(); }
   uint64_t news() const override { return keeper_.news(); }
   Task<void> UntilNews(uint64_t seen, Nanos deadline_ns) override { co_await keeper_.UntilNews(seen, deadline_ns); }

@@ -44,6 +44,15 @@ void RangeAsk::FailGarbled(const Status& why) {
   Fail(ToKvError(error, false), RetryCause::kMisrouted);
 }
 
+std::string RangeAsk::Describe(const NodeShare& share) {
+  constexpr size_t kMostNamed = 3;
+  const std::vector<int32_t>& all = share.partitions;
+  std::string text = all.size() == 1 ? "partition " : "partitions ";
+  for (size_t i = 0; i < std::min(kMostNamed, all.size()); ++i) text += (i == 0 ? "" : ", ") + std::to_string(all[i]);
+  if (all.size() > kMostNamed) text += fmt::format(" and {} more", all.size() - kMostNamed);
+  return text + ": ";
+}
+
 RetryCause RangeAsk::CauseOfLoss(const NodeAnswer& answer) {
   switch (answer.status.code()) {
     case Code::kDeadline: return RetryCause::kNone;

@@ -39,8 +39,14 @@ class RangeAsk {
   template <typename Reply>
   Status Take(const NodeShare& share, const NodeAnswer& answer, Reply* reply) {
     if (!answer.answered()) {
-      Fail(ToKvError(answer.status, false), CauseOfLoss(answer));
+      if (answer.silent) silent_ = share.node;
+      api::KvError error = ToKvError(answer.status, false);
+      error.message = Describe(share) + error.message;
+      Fail(error, CauseOfLoss(answer));
     } else if (reply->__isset.error) {
+      if (reply->error.code == static_cast<int32_t>(ApiCode::kDeadline)) {
+        reply->error.message = Describe(share) + reply->error.message;
+      }
       Fail(reply->error, CauseOf(reply->error));
     } else if (Status covered = CheckCovered(share, reply->success.covered); !covered.ok()) {
       FailGarbled(covered);
@@ -58,7 +64,14 @@ class RangeAsk {
   static Status PartFailed() { return Error(Code::kAborted, "a part of the answer has failed"); }
 
   // Of the try that runs.
-  void BeginTry() { failure_.reset(), cause_ = RetryCause::kNone; }
+  void BeginTry() {
+    failure_.reset();
+    cause_ = RetryCause::kNone;
+    terms_.may_ask_another = false;
+  }
+  void MayAskAnother() { terms_.may_ask_another = true; }
+  // The last node that has left a part without an answer while there was time to ask another; 0: none.
+  NodeId silent() const { return silent_; }
   const std::optional<api::KvError>& failure() const { return failure_; }
   RetryCause cause() const { return cause_; }
 
@@ -77,11 +90,14 @@ class RangeAsk {
 
  private:
   static RetryCause CauseOfLoss(const NodeAnswer& answer);
+  // "partitions 1, 2 and 5 more: "
+  static std::string Describe(const NodeShare& share);
   void NoteSession(const std::string& token);
 
   RangeNodes& nodes_;
   const api::Context& context_;
-  const CallTerms terms_;
+  CallTerms terms_;
+  NodeId silent_ = 0;
   const std::string snapshot_, since_;
   SessionToken session_;
   int64_t hlc_ = 0;

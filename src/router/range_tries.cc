@@ -2,7 +2,12 @@
 
 namespace pando {
 
-namespace {}  // namespace
+namespace {
+
+// So many replicas are asked in vain before the master gets all the time that is left.
+constexpr int kMostSilences = 2;
+
+}  // namespace
 
 std::vector<MergeSource> RangeParts::Sources() const {
   std::vector<MergeSource> sources;
@@ -25,7 +30,11 @@ Result<RangePlan> RangeTries::Plan(const ScanRange& range) {
     ask_.Fail(ToKvError(none, false), RetryCause::kNotNow);
     return none;
   }
-  const auto choose = [&](const Route& route) { return only_master_ ? route.master : nodes.ChooseReplica(route); };
+  const auto choose = [&](const Route& route) {
+    if (only_master_) return route.master;
+    if (route.in_sync.size() > 1) ask_.MayAskAnother();
+    return nodes.ChooseReplica(route, ask_.silent());
+  };
   Result<RangePlan> plan = PlanRange(nodes.map(), range, choose);
   if (!plan.ok()) ask_.Fail(ToKvError(plan.status(), false), RetryCause::kNotNow);
   return plan;
@@ -34,7 +43,10 @@ Result<RangePlan> RangeTries::Plan(const ScanRange& range) {
 Task<bool> RangeTries::WaitForNext() {
   const RetryCause cause = ask_.cause();
   if (cause == RetryCause::kNone) co_return false;
-  only_master_ = true;  // a replica that could not answer is not asked again
+  // A replica that could not answer is not asked again. After one that was silent, another one may answer.
+  const bool silent = ask_.silent() != silent_ && ++silences_ < kMostSilences;
+  silent_ = ask_.silent();
+  only_master_ |= !silent;
   RangeNodes& nodes = ask_.nodes();
   Reactor& reactor = call_.server->reactor();
   const bool busy = cause == RetryCause::kBusy;

@@ -71,6 +71,8 @@ class RangeTries {
   RpcCallBase& call_;
   Backoff backoff_;
   bool only_master_;
+  NodeId silent_ = 0;  // as of the try before
+  int silences_ = 0;   // tries that a silent replica has ended
   uint64_t seen_ = 0;  // of the nodes' news, when the try began
 };
 

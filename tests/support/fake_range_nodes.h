@@ -89,7 +89,7 @@ class FakeRangeNodes final : public RangeNodes {
   // -- RangeNodes
   const RouteMap& map() const override { return map_; }
   Task<Status> UntilComplete(Nanos) override { co_return Status(); }
-  NodeId ChooseReplica(const Route&) const override { return 1; }
+  NodeId ChooseReplica(const Route&, NodeId avoid) const override { return avoid == 1 ? 2 : 1; }
   void Refresh() override {
     ++refreshes;
     if (refresh_publishes) Publish();
@@ -101,10 +101,16 @@ class FakeRangeNodes final : public RangeNodes {
   bool stopping() const override { return false; }
 
   Task<NodeAnswer> Scan(NodeId node, api::Routing_scanPartitions_args* args, api::Routing_scanPartitions_result* reply,
-                        const CallTerms&) override {
+                        const CallTerms& terms) override {
     ++calls;
     co_await Sleep(reactor_, delay_ns);
     if (down.contains(node)) co_return NodeAnswer{Error(Code::kUnavailable, "down"), false};
+    if (silent.contains(node)) {
+      const Nanos left_ns = terms.deadline_ns - reactor_.NowNs();
+      co_await Sleep(reactor_, terms.may_ask_another ? left_ns / 2 : left_ns - 10 * kMillisecond);
+      const Code code = terms.may_ask_another ? Code::kUnavailable : Code::kDeadline;
+      co_return NodeAnswer{Error(code, "silence"), true, {}, terms.may_ask_another};
+    }
     const std::vector<Partition*> places = Begin(node, args->request.partitions, args->context, reply);
     if (!reply->__isset.error) {
       MergeScanSpec spec;
@@ -237,7 +243,7 @@ class FakeRangeNodes final : public RangeNodes {
   std::vector<NodeId> masters;
   std::vector<int64_t> epochs;
   Nanos delay_ns = 100 * kMicrosecond;
-  std::set<NodeId> down;
+  std::set<NodeId> down, silent;
   bool refresh_publishes = true;
   int calls = 0, refreshes = 0, lose_deletes = 0;
   std::map<NodeId, int> watches;  // calls

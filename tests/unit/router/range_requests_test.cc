@@ -165,6 +165,20 @@ TEST_F(RangeRequestsTest, NoAnswerOfANodeMakesAPageShort) {
   }
 }
 
+// Another replica may answer as well, if the level allows that.
+TEST_F(RangeRequestsTest, ASilentReplicaIsLeftForAnother) {
+  Fill(100);
+  context_.level = kConst.LEVEL_SESSION;
+  nodes_->silent = {1};
+  auto reply = Scan(api::ScanRequest(), 4000);
+  ASSERT_TRUE(reply->__isset.success) << reply->error.message;
+  EXPECT_EQ(reply->success.rows.size(), 100u);
+  context_.level = kConst.LEVEL_LINEARIZABLE;
+  reply = Scan(api::ScanRequest(), 500);
+  EXPECT_EQ(reply->error.code, kConst.DEADLINE);
+  EXPECT_THAT(reply->error.message, HasSubstr("partitions 0, 3, 6: silence"));
+}
+
 TEST_F(RangeRequestsTest, AFinalErrorIsAnsweredAtOnce) {
   Fill(10);
   nodes_->tamper_scan = [](NodeId, const auto&, api::Routing_scanPartitions_result* reply) {

@@ -102,5 +102,53 @@ TEST_F(RouterTest, TheValuesThatABatchReturnsFitIntoAFrame) {
   EXPECT_EQ(omitted, 8u);
 }
 
+// -- silent nodes
+
+class SilenceTest : public RouterTest {
+ protected:
+  api::Kv_multiGet_result MultiGet(int32_t level, int32_t budget_ms) {
+    api::Kv_multiGet_args args;
+    args.context = Budget(budget_ms);
+    args.context.level = level;
+    args.context.max_staleness_ms = 1000;
+    for (uint32_t p = 0; p < kPartitionCount; ++p) args.request.keys.push_back(KeyIn(p));
+    struct Body {
+      static Task<void> Run(RpcClient* client, api::Kv_multiGet_args* args, api::Kv_multiGet_result* result) {
+        CHECK((co_await client->Call("multiGet", args, result, 60 * kSecond)).ok());
+      }
+    };
+    api::Kv_multiGet_result result;
+    kernel_.RunTask(*at_client_, Body::Run(client_.get(), &args, &result));
+    return result;
+  }
+};
+
+TEST_F(SilenceTest, AMultiGetLeavesASilentReplicaForAnother) {
+  for (uint32_t p = 0; p < kPartitionCount; ++p) Put(KeyIn(p), "v");
+  node(2).manners.silent = true;
+  const Nanos began_ns = kernel_.now_ns();
+  const api::Kv_multiGet_result result = MultiGet(api::g_pando_constants.LEVEL_BOUNDED, 10'000);
+  ASSERT_EQ(result.success.items.size(), kPartitionCount) << result.error.message;
+  for (const api::MultiGetItem& item : result.success.items) EXPECT_EQ(item.record.value, "v") << item.error.message;
+  EXPECT_LT(kernel_.now_ns() - began_ns, 3 * kSecond);
+}
+
+// What others have answered arrives, and the error says whose answer is missing.
+TEST_F(SilenceTest, AMultiGetSaysWhichPartitionsDidNotAnswer) {
+  for (uint32_t p = 0; p < kPartitionCount; ++p) Put(KeyIn(p), "v");
+  node(2).manners.silent = true;
+  const api::Kv_multiGet_result result = MultiGet(api::g_pando_constants.LEVEL_LINEARIZABLE, 600);
+  ASSERT_EQ(result.success.items.size(), kPartitionCount) << result.error.message;
+  for (uint32_t p = 0; p < kPartitionCount; ++p) {
+    const api::MultiGetItem& item = result.success.items[p];
+    if (cluster_.masters[p] != 2) {
+      EXPECT_EQ(item.record.value, "v");
+      continue;
+    }
+    EXPECT_EQ(item.error.code, api::g_pando_constants.DEADLINE);
+    EXPECT_THAT(item.error.message, HasSubstr(fmt::format("partition {}: 10.0.0.2:7420", p)));
+  }
+}
+
 }  // namespace
 }  // namespace pando
