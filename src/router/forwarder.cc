@@ -170,9 +170,14 @@ Task<RetryCause> Forwarder::Try(PointCall* call) {
   // Another replica may answer as well.
   if (!call->only_master) patience_ns = std::min(patience_ns, kReplicaPatienceNs);
   if (call->may_repeat()) keeper_->Add(call, link->client.get(), call);
+  const Nanos sent_ns = reactor.NowNs();
   co_await link->client->Begin(call, patience_ns);
   if (call->may_repeat()) keeper_->Remove(call);
   if (call->answered || call->has_error) upstream->NoteAnswer();
+  if (call->answered) {
+    RecentLatency& latency = call->method->is_write ? upstream->writes() : upstream->gets();
+    latency.Record(reactor.NowNs() - sent_ns, reactor.NowNs());
+  }
   keeper_->NoteHlc(call->hlc);
   if (call->answered) co_return RetryCause::kNone;
   if (!call->has_error) {

@@ -21,8 +21,10 @@
 DEFINE_string(nodes, "", "host:port,host:port: some nodes of the cluster, as clients reach them. Required.");
 DEFINE_string(listen, "127.0.0.1:7450",
               "host:port for Thrift clients, IPv6 as in [::1]:7450; port 0 picks a free port and prints it.");
-DEFINE_int32(http_port, 7451,
-             "Port of /metrics, /healthz and /readyz, on the host of --listen; 0: any free port, -1: none.");
+DEFINE_int32(
+    http_port, 7451,
+    "Port of the status page, /status, /metrics, /healthz and /readyz, on the host of --listen; 0: any free port, -1: "
+    "none.");
 DEFINE_uint32(reactors, 0, "Threads; 0: one per CPU.");
 DEFINE_uint64(memory_limit_mb, 512, "MiB of memory for the whole process: connections, requests, replies.");
 DEFINE_uint32(max_connections, 20000,

@@ -105,12 +105,39 @@ Task<void> Router::ReactorMain(Reactor& reactor) {
 Task<Status> Router::ServeHttp(Reactor& first) {
   if (options_.http_port < 0) co_return Status();
   http_ = std::make_unique<HttpServer>(first, &registry_, &health_, &shared_->memory);
+  first_ = &first;
+  started_ns_ = first.NowNs();
+  http_->AddPage("/", kHttpHtml, [this] { return RenderStatus(&StatusAsHtml); });
+  http_->AddPage("/status", kHttpJson, [this] { return RenderStatus(&StatusAsJson); });
   auto listen = [this] {
     return http_->Listen(options_.host, static_cast<uint16_t>(options_.http_port), budgets_.get());
   };
   CO_ASSIGN_OR_RETURN(http_port_, co_await ListenPatiently(first, std::move(listen)));
   http_->RegisterMetrics(&registry_);
   co_return Status();
+}
+
+Task<RouterStatus> Router::GatherStatus() {
+  RouterStatus status;
+  status.version = PANDO_VERSION;
+  status.uptime_s = (first_->NowNs() - started_ns_) / kSecond;
+  for (size_t i = 0; i < parts_.size(); ++i) {
+    // One after the other, so that they may write to the same value.
+    auto collect = [part = &parts_[i], &status](Reactor&) -> Task<void> {
+      if (part->service != nullptr) CollectStatus(part->server.get(), part->keeper.get(), part->service.get(), &status);
+      co_return;
+    };
+    co_await CallOn(*first_, static_cast<int>(i), std::move(collect));
+  }
+  status.memory_used_bytes = shared_->memory.used_bytes();
+  status.memory_limit_bytes = shared_->memory.limit_bytes();
+  rates_.Fill(first_->NowNs() - started_ns_, &status);
+  co_return status;
+}
+
+Task<std::string> Router::RenderStatus(std::string (*render)(const RouterStatus&)) {
+  const RouterStatus status = co_await GatherStatus();
+  co_return render(status);
 }
 
 Task<Status> Router::ListenAll(Reactor& first) {

@@ -15,6 +15,7 @@
 #include "src/router/route_keeper.h"
 #include "src/router/router_options.h"
 #include "src/router/router_service.h"
+#include "src/router/router_status.h"
 #include "src/rpc/http_server.h"
 #include "src/rpc/rpc_server.h"
 
@@ -44,6 +45,9 @@ class Router {
   Task<void> ReactorMain(Reactor& reactor);
   Task<Status> ListenAll(Reactor& first);
   Task<Status> ServeHttp(Reactor& first);
+  // What the status page shows.
+  Task<RouterStatus> GatherStatus();
+  Task<std::string> RenderStatus(std::string (*render)(const RouterStatus&));
   Task<void> StopOnReactor(Reactor& first);
   Task<void> StopPartOn(Reactor* caller, size_t index);
   Task<void> StopPart(Part* part);
@@ -59,6 +63,9 @@ class Router {
   std::shared_ptr<std::atomic<int64_t>> hlc_ = std::make_shared<std::atomic<int64_t>>(0);
   std::atomic<size_t> without_map_{0};  // reactors
   std::unique_ptr<HttpServer> http_;    // belongs to reactor 0
+  RouterRates rates_;                   // the same
+  Reactor* first_ = nullptr;            // reactor 0
+  Nanos started_ns_ = 0;
   uint16_t port_ = 0, http_port_ = 0;
 };
 

@@ -114,6 +114,14 @@ size_t Upstream::calls_in_progress() const {
   return calls;
 }
 
+size_t Upstream::long_calls_in_progress() const {
+  size_t calls = 0;
+  for (const Slot& slot : SlotsOf(CallKind::kLong)) {
+    calls += slot.link == nullptr ? 0 : slot.link->client->calls_in_progress();
+  }
+  return calls;
+}
+
 Result<std::shared_ptr<Upstream::Link>> Upstream::Pick(CallKind kind, uint64_t client) {
   const std::shared_ptr<Link>* best = nullptr;
   for (const Slot& slot : SlotsOf(kind)) {
@@ -145,6 +153,7 @@ Result<std::shared_ptr<Upstream::Link>> Upstream::Pick(CallKind kind, uint64_t c
 void Upstream::NoteSilence(Nanos waited_ns) {
   if (waited_ns < kSilenceNs || ++silent_calls_ < kMaxSilentCalls) return;
   silent_calls_ = 0;
+  ++trips_;
   options_.metrics->tripped_total.Add();
   trouble_ = Error(Code::kUnavailable, "{} has left {} requests in a row without an answer", options_.address,
                    kMaxSilentCalls);

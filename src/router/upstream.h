@@ -29,6 +29,7 @@
 #include "src/io/sync.h"
 #include "src/io/task.h"
 #include "src/metrics/metrics.h"
+#include "src/router/recent_latency.h"
 #include "src/rpc/rpc_client.h"
 
 namespace pando {
@@ -82,6 +83,11 @@ class Upstream {
   const std::string& address() const { return options_.address; }
   bool up() const;
   size_t calls_in_progress() const;
+  size_t long_calls_in_progress() const;
+  uint64_t trips() const { return trips_; }  // of the circuit breaker
+  // How long requests of keys took.
+  RecentLatency& gets() { return gets_; }
+  RecentLatency& writes() { return writes_; }
   const Status& trouble() const { return trouble_; }  // why it is not up
 
  private:
@@ -104,6 +110,8 @@ class Upstream {
   WaitQueue changed_;  // a connection has come up or ended, or Stop was called
   bool stopping_ = false;
   int silent_calls_ = 0;
+  uint64_t trips_ = 0;
+  RecentLatency gets_, writes_;
   Status trouble_;
 };
 

@@ -30,6 +30,13 @@ std::string Reply(int code, std::string_view reason, std::string_view type, std:
   return out;
 }
 
+// A browser runs and loads nothing from a page.
+std::string ReplyPage(std::string_view type, std::string_view text, bool head_only) {
+  const bool html = type == kHttpHtml;
+  return Reply(200, "OK", type, text, head_only,
+               html ? "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'\r\n" : "");
+}
+
 // Reads only what any thread may read (registry.h).
 struct RenderRegistry {
   const Registry* registry;
@@ -55,12 +62,12 @@ class HttpServer::Peer final : public ConnectionHandler, private Timer {
 
   bool asked() const { return asked_; }
   bool closing() const { return closing_; }
-  void WaitForPage(bool head_only) { waits_for_page_ = true, head_only_ = head_only; }
-  bool waits_for_page() const { return waits_for_page_; }
+  void WaitFor(const Page* page, bool head_only) { page_ = page, head_only_ = head_only; }
+  const Page* page() const { return page_; }
   bool head_only() const { return head_only_; }
   void Send(std::string reply) {
     answered_ = true;
-    waits_for_page_ = false;
+    page_ = nullptr;
     // HS3: from here on the bytes of the reply count.
     reserved_bytes_ = static_cast<int64_t>(reply.size());
     server_->account_.Force(reserved_bytes_);
@@ -110,7 +117,8 @@ class HttpServer::Peer final : public ConnectionHandler, private Timer {
   http::request_parser<http::empty_body> parser_;
   std::string request_;  // received header bytes that the parser has not consumed
   int64_t reserved_bytes_ = 0;
-  bool asked_ = false, waits_for_page_ = false, head_only_ = false;  // the request is read
+  const Page* page_ = nullptr;              // that it waits for
+  bool asked_ = false, head_only_ = false;  // the request is read
   bool answered_ = false, closing_ = false;
 };
 
@@ -121,11 +129,21 @@ HttpServer::HttpServer(Reactor& reactor, const Registry* registry, const NodeHea
       health_(health),
       filters_(filters),
       account_(memory),
-      all_closed_(reactor) {}
+      all_closed_(reactor) {
+  AddPage("/metrics", kExposition, [this] { return RenderMetrics(); });
+}
 
 HttpServer::~HttpServer() {
   CHECK(peers_.empty()) << "an HttpServer was destroyed before Shutdown finished";
-  account_.Release(static_cast<int64_t>(page_.size()));
+  for (const auto& page : pages_) account_.Release(static_cast<int64_t>(page->text.size()));
+}
+
+void HttpServer::AddPage(std::string path, std::string type, std::function<Task<std::string>()> make) {
+  auto page = std::make_unique<Page>();
+  page->path = std::move(path);
+  page->type = std::move(type);
+  page->make = std::move(make);
+  pages_.push_back(std::move(page));
 }
 
 Result<uint16_t> HttpServer::Listen(const std::string& host, uint16_t port, ConnectionBudgets* budgets) {
@@ -214,7 +232,9 @@ void HttpServer::Answer(Peer* peer, std::string_view method, std::string_view ta
                             "Allow: GET, HEAD\r\n"));
   }
   const std::string_view path = target.substr(0, target.find('?'));
-  if (path == "/metrics") return AnswerMetrics(peer, head_only);
+  for (const auto& page : pages_) {
+    if (path == page->path) return AnswerPage(page.get(), peer, head_only);
+  }
   if (path == "/healthz") {
     if (!health_->failed.load(std::memory_order_relaxed)) {
       return peer->Send(Reply(200, "OK", kText, health_->quarantined.Health(), head_only));
@@ -229,28 +249,33 @@ void HttpServer::Answer(Peer* peer, std::string_view method, std::string_view ta
     return peer->Send(Reply(503, "Service Unavailable", kText, "not ready: starting, stopping or failed\n", head_only,
                             failed ? "" : "Retry-After: 1\r\n"));
   }
-  peer->Send(Reply(404, "Not Found", kText, "try /metrics, /healthz or /readyz\n", head_only));
+  std::string others;
+  for (const auto& page : pages_) others += page->path + ", ";
+  peer->Send(Reply(404, "Not Found", kText, "try " + others + "/healthz or /readyz\n", head_only));
 }
 
-void HttpServer::AnswerMetrics(Peer* peer, bool head_only) {
-  if (!page_.empty() && reactor_.NowNs() - page_rendered_ns_ < kHttpPageAgeNs) {
-    return peer->Send(Reply(200, "OK", kExposition, page_, head_only));
+void HttpServer::AnswerPage(Page* page, Peer* peer, bool head_only) {
+  if (!page->text.empty() && reactor_.NowNs() - page->rendered_ns < kHttpPageAgeNs) {
+    return peer->Send(ReplyPage(page->type, page->text, head_only));
   }
-  peer->WaitForPage(head_only);
-  if (!std::exchange(rendering_, true)) tasks_.Spawn(RenderPage());
+  peer->WaitFor(page, head_only);
+  if (!std::exchange(page->rendering, true)) tasks_.Spawn(RenderPage(page));
 }
 
-Task<void> HttpServer::RenderPage() {
+Task<std::string> HttpServer::RenderMetrics() { co_return co_await Offload(reactor_, RenderRegistry{registry_}); }
+
+Task<void> HttpServer::RenderPage(Page* page) {
   // Suspends while another thread renders. Peers may come and go meanwhile.
-  std::string page = co_await Offload(reactor_, RenderRegistry{registry_});
-  rendering_ = false;
-  account_.Release(static_cast<int64_t>(page_.size()));
-  page_ = std::move(page);
-  account_.Force(static_cast<int64_t>(page_.size()));
-  page_rendered_ns_ = reactor_.NowNs();
+  Task<std::string> making = page->make();
+  std::string text = co_await making;
+  page->rendering = false;
+  account_.Release(static_cast<int64_t>(page->text.size()));
+  page->text = std::move(text);
+  account_.Force(static_cast<int64_t>(page->text.size()));
+  page->rendered_ns = reactor_.NowNs();
   for (auto& peer : peers_) {
-    if (!peer->waits_for_page() || peer->closing()) continue;
-    peer->Send(Reply(200, "OK", kExposition, page_, peer->head_only()));
+    if (peer->page() != page || peer->closing()) continue;
+    peer->Send(ReplyPage(page->type, page->text, peer->head_only()));
   }
 }
 

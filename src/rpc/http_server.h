@@ -1,4 +1,4 @@
-// HttpServer serves /metrics, /healthz and /readyz to monitoring systems and people.
+// HttpServer serves /metrics, /healthz and /readyz to monitoring systems and people, and the pages that AddPage adds.
 //
 // It runs on a reactor next to the Thrift listener. No client can block another: a connection that
 // sends its request slowly, or not at all, only costs a little memory until its deadline. Each
@@ -18,6 +18,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -35,10 +36,11 @@
 
 namespace pando {
 
+inline constexpr char kHttpHtml[] = "text/html; charset=utf-8", kHttpJson[] = "application/json";
 inline constexpr size_t kMaxHttpConnections = 16;
 inline constexpr size_t kMaxHttpRequestBytes = 8u << 10;
 inline constexpr Nanos kHttpRequestLimitNs = 5 * kSecond;
-// The metrics page is rendered again only when it is older than this. Rendering takes about 1 ms, so
+// A page is rendered again only when it is older than this. Rendering /metrics takes about 1 ms, so
 // it is offloaded; requests that arrive meanwhile get the same page.
 inline constexpr Nanos kHttpPageAgeNs = 20 * kMillisecond;
 
@@ -74,6 +76,8 @@ class HttpServer final : public AcceptHandler {
              ByteFilters* filters = nullptr);
   ~HttpServer();  // REQUIRES: Shutdown has finished
 
+  // A page that `make` renders. `type`: kHttpHtml or kHttpJson. REQUIRES: Listen was not called.
+  void AddPage(std::string path, std::string type, std::function<Task<std::string>()> make);
   // Returns the port. kAlreadyExists if another process listens on it: the port is never shared.
   // Of `budgets`, that of the HTTP listeners bounds this server's socket descriptors, including
   // those that are being closed. They outlive the reactor; null = no bound.
@@ -88,13 +92,21 @@ class HttpServer final : public AcceptHandler {
  private:
   class Peer;
   friend class Peer;
+  struct Page {
+    std::string path, type;
+    std::function<Task<std::string>()> make;
+    std::string text;
+    Nanos rendered_ns = 0;
+    bool rendering = false;
+  };
   void OnAccept(Connection* connection) override;
   void EvictOne();
   void Remove(Peer* peer);
-  // Answers one request, now or when the metrics page is rendered.
+  // Answers one request, now or when its page is rendered.
   void Answer(Peer* peer, std::string_view method, std::string_view target);
-  void AnswerMetrics(Peer* peer, bool head_only);
-  Task<void> RenderPage();
+  void AnswerPage(Page* page, Peer* peer, bool head_only);
+  Task<void> RenderPage(Page* page);
+  Task<std::string> RenderMetrics();
 
   Reactor& reactor_;
   const Registry* const registry_;
@@ -105,9 +117,7 @@ class HttpServer final : public AcceptHandler {
   uint16_t port_ = 0;
   std::vector<std::unique_ptr<Peer>> peers_;  // oldest first
   WaitQueue all_closed_;
-  std::string page_;
-  Nanos page_rendered_ns_ = 0;
-  bool rendering_ = false;
+  std::vector<std::unique_ptr<Page>> pages_;
   TaskGroup tasks_;  // RenderPage
 };
 

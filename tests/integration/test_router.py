@@ -3,6 +3,7 @@
 of masters and of routers.
 """
 
+import json
 import os
 import pathlib
 import shutil
@@ -13,6 +14,7 @@ import subprocess
 import threading
 import time
 import unittest
+import urllib.request
 
 from cluster_process import BIN_DIR, Cluster
 from kvadmin_process import OK, run
@@ -47,6 +49,20 @@ class Router(unittest.TestCase):
         connection = self.routers[number].connect(**options)
         self.addCleanup(connection.close)
         return connection
+
+    def test_status_page(self):
+        router = self.routers[0]
+        with urllib.request.urlopen(f"http://{router.http}/", timeout=10) as reply:
+            self.assertEqual(reply.headers["Content-Type"], "text/html; charset=utf-8")
+            page = reply.read().decode()
+        with urllib.request.urlopen(f"http://{router.http}/status", timeout=10) as reply:
+            status = json.load(reply)
+        self.assertEqual(status["partitions"], PARTITIONS)
+        self.assertEqual(status["partitions_without_master"], [])
+        self.assertEqual(sum(node["masters"] for node in status["nodes"]), PARTITIONS)
+        for node in self.cluster.nodes.values():
+            self.assertIn(f"<td>{node.address}</td>", page)
+        self.assertNotIn("<script", page)
 
     def test_all_requests_of_keys(self):
         for compact in (False, True):

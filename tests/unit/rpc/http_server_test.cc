@@ -83,6 +83,7 @@ class HttpServerTest : public ::testing::Test {
 
  public:
   static Task<void> Paths(HttpServerTest* t);
+  static Task<void> Pages(HttpServerTest* t);
   static Task<void> Together(HttpServerTest* t);
   static Task<void> ShutDownWhileRendering(HttpServerTest* t);
   static Task<void> BadRequests(HttpServerTest* t);
@@ -121,6 +122,33 @@ Task<void> HttpServerTest::Paths(HttpServerTest* t) {
   EXPECT_THAT(co_await t->Get("/metrics"), HasSubstr("\nkv_test_total 8\n"));
 }
 TEST_F(HttpServerTest, Paths) { Run(&HttpServerTest::Paths); }
+
+Task<void> HttpServerTest::Pages(HttpServerTest* t) {
+  HttpServer pages(t->reactor_, &t->registry_, &t->health_, &t->memory_);
+  int rendered = 0;
+  pages.AddPage("/", kHttpHtml, [&]() -> Task<std::string> {
+    co_await Sleep(t->reactor_, kMillisecond);
+    co_return "<p>" + std::to_string(++rendered) + "</p>";
+  });
+  EXPECT_TRUE(pages.Listen("127.0.0.1", 0).ok());
+  Browser first, second;
+  for (Browser* browser : {&first, &second}) {
+    co_await browser->Connect(t->reactor_, pages.port());
+    browser->Send("GET / HTTP/1.1\r\n\r\n");
+  }
+  for (Browser* browser : {&first, &second}) {
+    co_await browser->UntilClosed();
+    EXPECT_THAT(browser->received, AllOf(HasSubstr("Content-Type: text/html"), HasSubstr("default-src 'none'"),
+                                         EndsWith("\r\n\r\n<p>1</p>")));
+  }
+  Browser unknown;
+  co_await unknown.Connect(t->reactor_, pages.port());
+  unknown.Send("GET /status HTTP/1.1\r\n\r\n");
+  co_await unknown.UntilClosed();
+  EXPECT_THAT(unknown.received, EndsWith("try /metrics, /, /healthz or /readyz\n"));
+  co_await pages.Shutdown();
+}
+TEST_F(HttpServerTest, Pages) { Run(&HttpServerTest::Pages); }
 
 // A page is rendered outside of the reactor, once for all who ask meanwhile. Who goes away before
 // it is ready is forgotten.

@@ -1,0 +1,64 @@
+// The status page of a router, and the latencies that it shows.
+#include "src/router/router_status.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "tests/support/router_harness.h"
+
+namespace pando {
+namespace {
+
+using testing::AllOf;
+using testing::Ge;
+using testing::HasSubstr;
+using testing::Le;
+using testing::Not;
+
+TEST(RecentLatencyTest, PercentilesOfTheLastSeconds) {
+  RecentLatency latency;
+  EXPECT_EQ(latency.Percentile(50), 0);
+  for (int i = 1; i <= 100; ++i) latency.Record(i * kMillisecond, kSecond);
+  EXPECT_EQ(latency.count(), 100u);
+  EXPECT_THAT(latency.Percentile(50), AllOf(Ge(50 * kMillisecond), Le(57 * kMillisecond)));
+  EXPECT_THAT(latency.Percentile(99), AllOf(Ge(99 * kMillisecond), Le(112 * kMillisecond)));
+  latency.Record(0, kSecond);
+  latency.Record(kSecond * 100'000, kSecond);
+  EXPECT_EQ(latency.count(), 102u);
+  latency.Turn(kSecond + RecentLatency::kWindowNs);
+  EXPECT_EQ(latency.count(), 102u) << "the window before";
+  latency.Turn(kSecond + 2 * RecentLatency::kWindowNs);
+  EXPECT_EQ(latency.count(), 0u);
+}
+
+TEST_F(RouterTest, TheStatusSaysWhatTheRouterKnows) {
+  Put(KeyIn(0), "v");
+  for (int i = 0; i < 20; ++i) Get(KeyIn(0));
+  cluster_.Move(5, 9);  // nobody
+  node(3).manners.silent = true;
+  kernel_.RunFor(100 * kMillisecond);
+  RouterStatus status;
+  CollectStatus(server_.get(), keeper_.get(), service_.get(), &status);
+  status.version = "<1.0&>";
+  RouterRates rates;
+  rates.Fill(10 * kSecond, &status);
+  const auto json = nlohmann::json::parse(StatusAsJson(status));
+  EXPECT_EQ(json["version"], "<1.0&>");
+  EXPECT_EQ(json["partitions"], kPartitionCount);
+  EXPECT_EQ(json["partitions_without_master"], nlohmann::json::array({5}));
+  EXPECT_EQ(json["nodes"].size(), 3u);
+  EXPECT_EQ(json["nodes"][0]["address"], "10.0.0.1:7420");
+  EXPECT_EQ(json["nodes"][0]["state"], "up");
+  EXPECT_EQ(json["nodes"][0]["masters"], 3);
+  EXPECT_EQ(json["nodes"][0]["gets"]["recent"], 20);
+  EXPECT_GT(json["nodes"][0]["gets"]["p99_ms"], 0.0);
+  EXPECT_EQ(json["rates_per_s"]["point_requests"], 2.1);
+  const std::string html = StatusAsHtml(status);
+  EXPECT_THAT(html, AllOf(HasSubstr("&lt;1.0&amp;&gt;"), HasSubstr("10.0.0.3:7420"), HasSubstr("<td>1: 5</td>")));
+  EXPECT_THAT(html, AllOf(Not(HasSubstr("<script")), Not(HasSubstr("<1.0&>"))));
+}
+
+}  // namespace
+}  // namespace pando
