@@ -96,6 +96,11 @@ Task<void> Forwarder::Run(std::unique_ptr<PointCall> call) {
   End(call.get());
 }
 
+Task<void> Forwarder::Drain() {
+  co_await tasks_.Drain();
+  co_await hedger_.Drain();
+}
+
 void Forwarder::GoOn(PointCall* call) {
   std::unique_ptr<PointCall> next = sharing_.Leave(call);
   for (std::unique_ptr<PointCall>& sharer : std::exchange(call->sharers, {})) {
@@ -171,9 +176,12 @@ Task<RetryCause> Forwarder::Try(PointCall* call) {
   if (!call->only_master) patience_ns = std::min(patience_ns, kReplicaPatienceNs);
   if (call->may_repeat()) keeper_->Add(call, link->client.get(), call);
   const Nanos sent_ns = reactor.NowNs();
+  const std::shared_ptr<Hedge> hedge = hedger_.Begin(call, link->client.get(), upstream.get());
   co_await link->client->Begin(call, patience_ns);
+  if (hedge != nullptr) hedger_.End(hedge.get());
   if (call->may_repeat()) keeper_->Remove(call);
-  if (call->answered || call->has_error) upstream->NoteAnswer();
+  // A hedge may have answered instead.
+  if (call->status.ok()) upstream->NoteAnswer();
   if (call->answered) {
     RecentLatency& latency = call->method->is_write ? upstream->writes() : upstream->gets();
     latency.Record(reactor.NowNs() - sent_ns, reactor.NowNs());

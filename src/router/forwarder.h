@@ -23,6 +23,7 @@
 #include "src/metrics/histogram.h"
 #include "src/metrics/metrics.h"
 #include "src/router/get_sharing.h"
+#include "src/router/hedger.h"
 #include "src/router/point_call.h"
 #include "src/router/retry.h"
 #include "src/router/route_keeper.h"
@@ -35,17 +36,23 @@ struct ForwarderMetrics {
   Histogram latency_ns;  // of requests that were answered
 };
 
+struct PointOptions {
+  double hedge_percent = 0;  // of reads at BOUNDED; 0: none
+};
+
 class Forwarder {
  public:
   static constexpr Nanos kGraceNs = 100 * kMillisecond;
 
-  // All outlive it.
-  Forwarder(RpcServer* server, RouteKeeper* keeper) : server_(server), keeper_(keeper) {}
+  // Both outlive it.
+  Forwarder(RpcServer* server, RouteKeeper* keeper, const PointOptions& options)
+      : server_(server), keeper_(keeper), hedger_(server, keeper, options.hedge_percent) {}
 
   void OnRequest(const RpcRequest& request, const PointMethod& method);
   // Waits until every request has been answered. REQUIRES: none comes any more.
-  auto Drain() { return tasks_.Drain(); }
+  Task<void> Drain();
   ForwarderMetrics& metrics() { return metrics_; }
+  HedgeMetrics& hedge_metrics() { return hedger_.metrics(); }
 
  private:
   Task<void> Run(std::unique_ptr<PointCall> call);
@@ -64,6 +71,7 @@ class Forwarder {
   TaskGroup tasks_;
   ForwarderMetrics metrics_;
   GetSharing sharing_;
+  Hedger hedger_;
 };
 
 }  // namespace pando

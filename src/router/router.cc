@@ -89,7 +89,9 @@ Task<void> Router::ReactorMain(Reactor& reactor) {
   keeper.hlc = hlc_;
   keeper.upstream.memory = &part.server->account();
   part.keeper = std::make_unique<RouteKeeper>(reactor, std::move(keeper));
-  part.service = std::make_unique<RouterService>(part.server.get(), part.keeper.get());
+  PointOptions point;
+  point.hedge_percent = options_.hedge_percent;
+  part.service = std::make_unique<RouterService>(part.server.get(), part.keeper.get(), point);
   part.server->SetService(part.service.get());
   RegisterMetrics(&part, index);
   part.keeper->Start([this] {
@@ -242,6 +244,11 @@ void Router::RegisterMetrics(Part* part, size_t index) {
   add("kv_router_gave_up_total", "Requests whose budget ended while they were tried.", &forward.gave_up_total);
   add("kv_router_unknown_outcomes_total", "Writes whose connection to the node ended before the answer.",
       &forward.unknown_total);
+  const HedgeMetrics& hedges = part->service->forwarder().hedge_metrics();
+  add("kv_router_hedged_reads_total", "Reads that were sent to a second replica as well.", &hedges.sent_total);
+  add("kv_router_hedged_reads_won_total", "Reads that the second replica answered first.", &hedges.won_total);
+  add("kv_router_hedges_without_token_total", "Reads that took longer than usual after the hedges were used up.",
+      &hedges.no_token_total);
   const WatchRouterMetrics& watches = part->service->watches().metrics();
   add("kv_router_watches_refused_total", "Watches refused because too many wait.", &watches.refused_total);
   add("kv_router_watch_answers_dropped_total", "Answers of nodes to watches that had ended.", &watches.dropped_total);

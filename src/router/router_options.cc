@@ -11,6 +11,7 @@ namespace {
 
 constexpr size_t kMaxSeeds = 256;
 constexpr uint32_t kMaxReactors = 256;
+constexpr double kMaxHedgePercent = 2;
 
 Status CheckRange(const char* flag, int64_t value, int64_t least, int64_t most) {
   if (value >= least && value <= most) return {};
@@ -50,6 +51,10 @@ Status CheckOptions(const RouterOptions& options) {
   RETURN_IF_ERROR(CheckRange("max_budget_ms", options.max_budget_ms, options.default_budget_ms, INT32_MAX));
   RETURN_IF_ERROR(CheckRange("stall_timeout_s", options.stall_timeout_s, 1, 86'400));
   RETURN_IF_ERROR(CheckRange("idle_timeout_s", options.idle_timeout_s, 0, INT32_MAX));
+  if (!(options.hedge_percent >= 0 && options.hedge_percent <= kMaxHedgePercent)) {
+    return Error(Code::kInvalidArgument, "--hedge_percent={}: it must be 0 to {}", options.hedge_percent,
+                 kMaxHedgePercent);
+  }
   return CheckRange("shutdown_timeout_ms", options.shutdown_timeout_ms, 0, 3'600'000);
 }
 

@@ -42,8 +42,8 @@ void RouterService::StartAny(RouterService* service, const RpcRequest& request, 
   service->Start<Handler>(Handler, request, index);
 }
 
-RouterService::RouterService(RpcServer* server, RouteKeeper* keeper)
-    : server_(server), keeper_(keeper), nodes_(keeper), watches_(&nodes_), forwarder_(server, keeper) {
+RouterService::RouterService(RpcServer* server, RouteKeeper* keeper, const PointOptions& options)
+    : server_(server), keeper_(keeper), nodes_(keeper), watches_(&nodes_), forwarder_(server, keeper, options) {
   for (const Method& method : kMethods) {
     metrics_.push_back(std::make_unique<MethodMetrics>());
     metrics_.back()->name = method.name;

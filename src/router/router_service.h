@@ -25,7 +25,7 @@ namespace pando {
 class RouterService final : public RpcService {
  public:
   // Both outlive the service.
-  RouterService(RpcServer* server, RouteKeeper* keeper);
+  RouterService(RpcServer* server, RouteKeeper* keeper, const PointOptions& options = {});
 
   void OnRequest(const RpcRequest& request) override;
   MemoryLane LaneOf(std::string_view method) const override;

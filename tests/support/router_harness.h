@@ -19,7 +19,7 @@ inline constexpr uint32_t kPartitionCount = 8;
 
 class RouterTest : public testing::Test {
  protected:
-  RouterTest() : kernel_(7), cluster_(kPartitionCount), shared_(64 << 20) {
+  explicit RouterTest(const PointOptions& point = {}) : kernel_(7), cluster_(kPartitionCount), shared_(64 << 20) {
     for (NodeId id = 1; id <= 3; ++id) {
       nodes_.push_back(std::make_unique<ScriptedNode>(&cluster_, id, &kernel_));
       reactors_.push_back(kernel_.machine(ScriptedNode::Host(id))->reactor());
@@ -32,7 +32,7 @@ class RouterTest : public testing::Test {
     server_ = std::make_unique<RpcServer>(*at_router_, RpcOptions(), &shared_);
     options.upstream.memory = &server_->account();
     keeper_ = std::make_unique<RouteKeeper>(*at_router_, options);
-    service_ = std::make_unique<RouterService>(server_.get(), keeper_.get());
+    service_ = std::make_unique<RouterService>(server_.get(), keeper_.get(), point);
     server_->SetService(service_.get());
     ListenOptions listen;
     listen.host = kRouterHost;

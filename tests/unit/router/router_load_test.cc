@@ -150,5 +150,84 @@ TEST_F(SilenceTest, AMultiGetSaysWhichPartitionsDidNotAnswer) {
   }
 }
 
+// -- hedged reads
+
+class HedgeTest : public RouterTest {
+ protected:
+  explicit HedgeTest(double percent = 2) : RouterTest(PointOptions{percent}) {}
+  void SetUp() override {
+    RouterTest::SetUp();
+    context_ = Budget(5000);
+    context_.level = api::g_pando_constants.LEVEL_BOUNDED;
+    context_.max_staleness_ms = 1000;
+    Put(KeyIn(0), "v");
+  }
+  // Reads so often. Returns how many took longer than a node that is not slow.
+  int Read(int count) {
+    int slow = 0;
+    for (int i = 0; i < count; ++i) {
+      const Nanos began_ns = kernel_.now_ns();
+      EXPECT_EQ(Get(KeyIn(0), context_).success.record.value, "v");
+      slow += kernel_.now_ns() - began_ns > 100 * kMillisecond ? 1 : 0;
+    }
+    return slow;
+  }
+  int gets() { return node(1).gets + node(2).gets + node(3).gets; }
+  HedgeMetrics& hedges() { return service_->forwarder().hedge_metrics(); }
+  api::Context context_;
+};
+
+TEST_F(HedgeTest, ASlowReplicaIsOvertaken) {
+  Read(500);  // earns ten tokens
+  const uint64_t before = hedges().sent_total.value();
+  EXPECT_LE(before, 10u);
+  node(2).manners.delay_ns = 200 * kMillisecond;
+  const int gets_before = node(2).gets;
+  EXPECT_EQ(Read(10), 0) << "nobody waits for it";
+  EXPECT_GT(node(2).gets, gets_before);
+  EXPECT_GT(hedges().won_total.value(), 0u);
+  kernel_.RunFor(kSecond);  // the answers that nobody waits for
+  node(2).manners.delay_ns = 0;
+  EXPECT_EQ(Read(10), 0);
+}
+
+// HG1.
+TEST_F(HedgeTest, ASlowClusterIsNotAskedTwice) {
+  Read(200);
+  for (NodeId id = 1; id <= 3; ++id) node(id).manners.delay_ns = 20 * kMillisecond;
+  const int before = gets();
+  Read(300);
+  EXPECT_LE(gets() - before, 300 + 10);
+  EXPECT_GT(hedges().no_token_total.value(), 0u);
+  EXPECT_LE(hedges().sent_total.value(), 10u);
+}
+
+// HG2: the first one answers after the second was sent.
+TEST_F(HedgeTest, AHedgeThatLosesIsDropped) {
+  Read(500);
+  node(2).manners.delay_ns = 5 * kMillisecond;
+  for (NodeId id : {1u, 3u}) node(id).manners.delay_ns = 30 * kMillisecond;
+  Read(20);
+  kernel_.RunFor(kSecond);
+  EXPECT_GT(hedges().sent_total.value(), hedges().won_total.value());
+  // A node that does not answer at all.
+  for (NodeId id = 1; id <= 3; ++id) node(id).manners.delay_ns = 0;
+  Read(500);
+  node(2).manners.silent = true;
+  Read(8);
+}
+
+class NoHedgeTest : public HedgeTest {
+ protected:
+  NoHedgeTest() : HedgeTest(0) {}
+};
+
+TEST_F(NoHedgeTest, IsTheDefault) {
+  Read(100);
+  node(2).manners.delay_ns = 200 * kMillisecond;
+  EXPECT_GT(Read(20), 0);
+  EXPECT_EQ(hedges().sent_total.value(), 0u);
+}
+
 }  // namespace
 }  // namespace pando
