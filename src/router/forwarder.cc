@@ -19,7 +19,15 @@ constexpr Nanos kWayBackNs = kMillisecond;
 // So long a read waits for a replica that need not be the one that answers.
 constexpr Nanos kReplicaPatienceNs = 300 * kMillisecond;
 
+// Half of it must be worth asking for.
+constexpr int32_t kLeastCachedStalenessMs = 2;
+
 }  // namespace
+
+Forwarder::Forwarder(RpcServer* server, RouteKeeper* keeper, const PointOptions& options)
+    : server_(server), keeper_(keeper), hedger_(server, keeper, options.hedge_percent), stamps_(options.stamps) {
+  if (options.cache_bytes > 0) cache_ = std::make_unique<ReadCache>(options.cache_bytes, stamps_.get());
+}
 
 void Forwarder::OnRequest(const RpcRequest& request, const PointMethod& method) {
   metrics_.requests_total.Add();
@@ -56,12 +64,47 @@ void Forwarder::OnRequest(const RpcRequest& request, const PointMethod& method) 
   call->budget_ms = server_->options().BudgetMs(call->context.budget_ms);
   call->received_ns = server_->reactor().NowNs();
   call->deadline_ns = call->received_ns + call->budget_ms * kMillisecond;
+  if (AnswerFromCache(call.get(), *view)) return;
+  if (method.is_write && stamps_ != nullptr) {
+    call->stamps = stamps_.get();
+    stamps_->Count(call->hash);
+  }
   server_->BeginCall(request.id);
   const Identity* identity = server_->IdentityOf(request.id);
   call->shareable = method.name == "get" && request.id.protocol == WireProtocol::kBinary && view->only_key &&
                     IsPlainRead(call->context) && identity != nullptr && identity->principal.empty();
   if (sharing_.Join(&call)) return metrics_.shared_total.Add();
   tasks_.Spawn(Run(std::move(call)));
+}
+
+// Sessions see what they have seen, whoever wrote it; other levels ask the master.
+bool Forwarder::AnswerFromCache(PointCall* call, const PointRequestView& view) {
+  api::Context& context = call->context;
+  if (cache_ == nullptr || call->method->name != "get" || !view.only_key || context.budget_ms < 0 ||
+      context.level != api::g_pando_constants.LEVEL_BOUNDED || context.max_staleness_ms < kLeastCachedStalenessMs ||
+      !context.session.empty() || !context.principal.empty() || call->id.protocol != WireProtocol::kBinary) {
+    return false;
+  }
+  const Identity* identity = server_->IdentityOf(call->id);
+  if (identity == nullptr) return false;
+  std::string key = ReadCache::KeyOf(identity->principal, context.name_space, call->key);
+  const Nanos max_staleness_ns = context.max_staleness_ms * kMillisecond;
+  const std::string* body = cache_->Find(key, call->hash, server_->reactor().NowNs(), max_staleness_ns);
+  if (body == nullptr) {
+    context.max_staleness_ms /= 2;
+    call->fill.cache = cache_.get();
+    call->fill.key = std::move(key);
+    call->fill.staleness_ns = context.max_staleness_ms * kMillisecond;
+    return false;
+  }
+  if (server_->Exhausted()) {
+    server_->ReplyOverloaded(call->id, call->method->name);
+    return true;
+  }
+  const MessageHeader header = RpcServer::Header(call->id, call->method->name, apache::thrift::protocol::T_REPLY);
+  server_->codec().WriteEncoded(header, *body, {}, server_->BeginReply(call->id));
+  server_->EndReply(call->id);
+  return true;
 }
 
 Task<void> Forwarder::Run(std::unique_ptr<PointCall> call) {
@@ -160,6 +203,8 @@ Task<RetryCause> Forwarder::Try(PointCall* call) {
   call->context.budget_ms = static_cast<int32_t>(std::max((left_ns - kWayBackNs) / kMillisecond, Nanos{1}));
   if (call->method->is_write && link->clocks) call->context.hlc = std::max(call->context.hlc, keeper_->hlc());
   call->has_error = false;
+  call->fill.asked_ns = reactor.NowNs();
+  if (call->fill.cache != nullptr) call->fill.stamp = stamps_->Of(call->hash);
   std::string head(kContextFieldHead);
   server_->codec().WriteStruct(call->context, &head);
   if (Status sent = link->client->Send(WireProtocol::kBinary, call->method->name, head, call->rest); !sent.ok()) {

@@ -25,6 +25,8 @@
 #include "src/router/get_sharing.h"
 #include "src/router/hedger.h"
 #include "src/router/point_call.h"
+#include "src/router/point_request.h"
+#include "src/router/read_cache.h"
 #include "src/router/retry.h"
 #include "src/router/route_keeper.h"
 #include "src/rpc/rpc_server.h"
@@ -37,7 +39,9 @@ struct ForwarderMetrics {
 };
 
 struct PointOptions {
-  double hedge_percent = 0;  // of reads at BOUNDED; 0: none
+  double hedge_percent = 0;             // of reads at BOUNDED; 0: none
+  size_t cache_bytes = 0;               // of this reactor; 0: no cache
+  std::shared_ptr<WriteStamps> stamps;  // of all reactors; null: no reactor has a cache
 };
 
 class Forwarder {
@@ -45,16 +49,18 @@ class Forwarder {
   static constexpr Nanos kGraceNs = 100 * kMillisecond;
 
   // Both outlive it.
-  Forwarder(RpcServer* server, RouteKeeper* keeper, const PointOptions& options)
-      : server_(server), keeper_(keeper), hedger_(server, keeper, options.hedge_percent) {}
+  Forwarder(RpcServer* server, RouteKeeper* keeper, const PointOptions& options);
 
   void OnRequest(const RpcRequest& request, const PointMethod& method);
   // Waits until every request has been answered. REQUIRES: none comes any more.
   Task<void> Drain();
   ForwarderMetrics& metrics() { return metrics_; }
+  ReadCache* cache() { return cache_.get(); }  // null: there is none
   HedgeMetrics& hedge_metrics() { return hedger_.metrics(); }
 
  private:
+  // Answers from the cache, if that is allowed and there is an answer.
+  bool AnswerFromCache(PointCall* call, const PointRequestView& view);
   Task<void> Run(std::unique_ptr<PointCall> call);
   void End(PointCall* call);
   // Sends what has waited for this call, and what shared it if it was not answered.
@@ -72,6 +78,8 @@ class Forwarder {
   ForwarderMetrics metrics_;
   GetSharing sharing_;
   Hedger hedger_;
+  const std::shared_ptr<WriteStamps> stamps_;
+  std::unique_ptr<ReadCache> cache_;
 };
 
 }  // namespace pando

@@ -37,6 +37,8 @@ DEFINE_int32(stall_timeout_s, 60,
              "seconds.");
 DEFINE_int64(idle_timeout_s, 3600, "Close a connection that has sent no request for this many seconds; 0: never.");
 DEFINE_int32(shutdown_timeout_ms, 5000, "Time, in ms, that running requests have to finish after SIGTERM or SIGINT.");
+DEFINE_uint64(cache_mb, 0,
+              "MiB, of --memory_limit_mb, to keep answers of gets at BOUNDED for those that come soon after; 0: none.");
 DEFINE_double(hedge_percent, 0,
               "Send up to so many percent of the reads at BOUNDED, those that take longer than usual, to a second "
               "replica as well; 0: none, at most 2.");
@@ -71,7 +73,7 @@ void PrintHelp() {
   std::fputs(kUsage, stdout);
   for (const char* name : {"nodes", "listen", "http_port", "reactors", "memory_limit_mb", "max_connections",
                            "default_budget_ms", "max_budget_ms", "stall_timeout_s", "idle_timeout_s",
-                           "shutdown_timeout_ms", "hedge_percent", "log_dir", "minloglevel"}) {
+                           "shutdown_timeout_ms", "cache_mb", "hedge_percent", "log_dir", "minloglevel"}) {
     gflags::CommandLineFlagInfo info;
     if (!gflags::GetCommandLineFlagInfo(name, &info)) continue;
     std::printf("    --%-20s %-16s %s\n", name, info.default_value.c_str(), info.description.c_str());
@@ -106,6 +108,7 @@ Status OptionsFromFlags(RouterOptions* options) {
   options->stall_timeout_s = FLAGS_stall_timeout_s;
   options->idle_timeout_s = FLAGS_idle_timeout_s;
   options->shutdown_timeout_ms = FLAGS_shutdown_timeout_ms;
+  options->cache_bytes = FLAGS_cache_mb >= uint64_t{1} << 44 ? UINT64_MAX : FLAGS_cache_mb << 20;
   options->hedge_percent = FLAGS_hedge_percent;
   return CheckOptions(*options);
 }

@@ -65,6 +65,8 @@ Status PointCall::OnReply(const MessageHeader& header, std::string_view body, Th
   switch (KindOfReply(body)) {
     case ReplyKind::kSuccess:
       hlc = HlcOfReply(body);
+      if (stamps != nullptr) stamps->Count(hash);
+      if (fill.cache != nullptr) fill.cache->Insert(fill, body);
       Pass(header, body);
       return {};
     case ReplyKind::kError: {
@@ -121,6 +123,7 @@ void PointCall::Refuse(api::KvError why) {
 
 void PointCall::End() {
   if (std::exchange(ended, true)) return;
+  if (stamps != nullptr) stamps->Count(hash);
   memory.ReleaseAll();
   server->EndCall(id);
 }

@@ -10,6 +10,7 @@
 
 #include "gen-cpp/pando_types.h"
 #include "src/base/memory_budget.h"
+#include "src/router/read_cache.h"
 #include "src/router/route_keeper.h"
 #include "src/rpc/rpc_server.h"
 
@@ -46,6 +47,9 @@ struct PointCall final : RpcExchange, InFlight {
   bool only_master = true;      // no other replica may answer
   NodeId asked = 0, avoid = 0;  // in this try; in the last one, if it did not answer
   uint64_t seen = 0;            // of the keeper's news, when this try began
+
+  ReadCache::Fill fill;           // a get whose answer may be kept
+  WriteStamps* stamps = nullptr;  // a write: counts it (RC2)
 
   // -- for GetSharing
   bool shareable = false;

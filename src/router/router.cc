@@ -59,7 +59,9 @@ Status Router::Start() {
       std::min<uint64_t>(options_.max_connections, descriptors - kReservedDescriptors - kClosingConnections));
   budgets_ = std::make_unique<ConnectionBudgets>(
       ConnectionBudgets::Limits{options_.max_connections + kClosingConnections, 1, kMaxHttpSockets});
-  shared_ = std::make_unique<RpcShared>(static_cast<int64_t>(options_.memory_limit_bytes - kRouterProcessBytes));
+  shared_ = std::make_unique<RpcShared>(
+      static_cast<int64_t>(options_.memory_limit_bytes - kRouterProcessBytes - options_.cache_bytes));
+  if (options_.cache_bytes > 0) stamps_ = std::make_shared<WriteStamps>();
   parts_.resize(options_.reactors);
   without_map_.store(parts_.size());
   ReactorGroupOptions group;
@@ -91,6 +93,8 @@ Task<void> Router::ReactorMain(Reactor& reactor) {
   part.keeper = std::make_unique<RouteKeeper>(reactor, std::move(keeper));
   PointOptions point;
   point.hedge_percent = options_.hedge_percent;
+  point.cache_bytes = options_.cache_bytes / parts_.size();
+  point.stamps = stamps_;
   part.service = std::make_unique<RouterService>(part.server.get(), part.keeper.get(), point);
   part.server->SetService(part.service.get());
   RegisterMetrics(&part, index);
@@ -249,6 +253,15 @@ void Router::RegisterMetrics(Part* part, size_t index) {
   add("kv_router_hedged_reads_won_total", "Reads that the second replica answered first.", &hedges.won_total);
   add("kv_router_hedges_without_token_total", "Reads that took longer than usual after the hedges were used up.",
       &hedges.no_token_total);
+  if (ReadCache* cache = part->service->forwarder().cache(); cache != nullptr) {
+    add("kv_router_cache_hits_total", "Reads at BOUNDED that the cache has answered.", &cache->metrics().hits_total);
+    add("kv_router_cache_misses_total", "Reads at BOUNDED that the cache had no answer for.",
+        &cache->metrics().misses_total);
+    add("kv_router_cache_evictions_total", "Answers that had to make room in the cache.",
+        &cache->metrics().evictions_total);
+    add("kv_router_cache_bytes", "Memory of the answers in the cache.", &cache->metrics().bytes);
+    add("kv_router_cache_entries_count", "Answers in the cache.", &cache->metrics().entries);
+  }
   const WatchRouterMetrics& watches = part->service->watches().metrics();
   add("kv_router_watches_refused_total", "Watches refused because too many wait.", &watches.refused_total);
   add("kv_router_watch_answers_dropped_total", "Answers of nodes to watches that had ended.", &watches.dropped_total);

@@ -61,10 +61,11 @@ class Router {
   std::unique_ptr<ReactorGroup> group_;
   std::vector<Part> parts_;
   std::shared_ptr<std::atomic<int64_t>> hlc_ = std::make_shared<std::atomic<int64_t>>(0);
-  std::atomic<size_t> without_map_{0};  // reactors
-  std::unique_ptr<HttpServer> http_;    // belongs to reactor 0
-  RouterRates rates_;                   // the same
-  Reactor* first_ = nullptr;            // reactor 0
+  std::shared_ptr<WriteStamps> stamps_;  // null: there is no cache
+  std::atomic<size_t> without_map_{0};   // reactors
+  std::unique_ptr<HttpServer> http_;     // belongs to reactor 0
+  RouterRates rates_;                    // the same
+  Reactor* first_ = nullptr;             // reactor 0
   Nanos started_ns_ = 0;
   uint16_t port_ = 0, http_port_ = 0;
 };

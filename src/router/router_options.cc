@@ -46,6 +46,12 @@ Status CheckOptions(const RouterOptions& options) {
   RETURN_IF_ERROR(CheckRange("reactors", options.reactors, 0, kMaxReactors));
   RETURN_IF_ERROR(CheckRange("memory_limit_mb", static_cast<int64_t>(options.memory_limit_bytes >> 20),
                              kMinRouterMemoryBytes >> 20, int64_t{1} << 24));
+  const uint64_t most_cached = options.memory_limit_bytes - kMinRouterMemoryBytes;
+  if (options.cache_bytes > most_cached) {
+    return Error(Code::kInvalidArgument,
+                 "--cache_mb={}: with --memory_limit_mb={} it must be 0 to {}, so that there is memory for requests",
+                 options.cache_bytes >> 20, options.memory_limit_bytes >> 20, most_cached >> 20);
+  }
   RETURN_IF_ERROR(CheckRange("max_connections", options.max_connections, 1, 1'000'000));
   RETURN_IF_ERROR(CheckRange("default_budget_ms", options.default_budget_ms, 1, INT32_MAX));
   RETURN_IF_ERROR(CheckRange("max_budget_ms", options.max_budget_ms, options.default_budget_ms, INT32_MAX));

@@ -24,6 +24,7 @@ struct RouterOptions {
   int32_t stall_timeout_s = 60;
   int64_t idle_timeout_s = 3600;  // 0: never
   int32_t shutdown_timeout_ms = 5'000;
+  uint64_t cache_bytes = 0;  // for reads at BOUNDED; 0: no cache
   double hedge_percent = 0;  // of reads at BOUNDED; 0: none is sent twice
 };
 

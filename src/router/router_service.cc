@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "src/base/hash.h"
 #include "src/kvapi/kv_requests.h"
 #include "src/router/node_calls.h"
 
@@ -43,7 +44,12 @@ void RouterService::StartAny(RouterService* service, const RpcRequest& request, 
 }
 
 RouterService::RouterService(RpcServer* server, RouteKeeper* keeper, const PointOptions& options)
-    : server_(server), keeper_(keeper), nodes_(keeper), watches_(&nodes_), forwarder_(server, keeper, options) {
+    : server_(server),
+      keeper_(keeper),
+      stamps_(options.stamps),
+      nodes_(keeper),
+      watches_(&nodes_),
+      forwarder_(server, keeper, options) {
   for (const Method& method : kMethods) {
     metrics_.push_back(std::make_unique<MethodMetrics>());
     metrics_.back()->name = method.name;
@@ -72,6 +78,23 @@ void RouterService::OnRequest(const RpcRequest& request) {
   }
   server_->ReplyException(request.id, request.method, TApplicationException::UNKNOWN_METHOD,
                           fmt::format("a router has no method \"{}\"; nodes may", request.method));
+}
+
+// RC2: counted before anything is sent, and before the answer.
+Task<void> RouterService::WriteBatch(WriteBatchCall* call) {
+  const auto count = [this, call] {
+    if (stamps_ == nullptr) return;
+    for (const api::WriteOp& op : call->args.request.ops) stamps_->Count(HashId(op.key));
+  };
+  count();
+  co_await RouteWriteBatch(keeper_, call);
+  count();
+}
+
+Task<void> RouterService::DeleteRange(DeleteRangeCall* call) {
+  if (stamps_ != nullptr) stamps_->CountAll();
+  co_await RouteDeleteRange(&nodes_, call);
+  if (stamps_ != nullptr) stamps_->CountAll();
 }
 
 // A node answers what is the same for the whole cluster: its limits and its clock.

@@ -60,12 +60,12 @@ class RouterService final : public RpcService {
 
   Task<void> Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call);
   Task<void> MultiGet(MultiGetCall* call) { return RouteMultiGet(keeper_, call); }
-  Task<void> WriteBatch(WriteBatchCall* call) { return RouteWriteBatch(keeper_, call); }
+  Task<void> WriteBatch(WriteBatchCall* call);
   Task<void> Scan(ScanCall* call) { return RouteScan(&nodes_, call); }
   Task<void> Count(CountCall* call) { return RouteCount(&nodes_, call); }
   Task<void> Aggregate(AggregateCall* call) { return RouteAggregate(&nodes_, call); }
   Task<void> SplitRange(SplitRangeCall* call) { return RouteSplitRange(&nodes_, call); }
-  Task<void> DeleteRange(DeleteRangeCall* call) { return RouteDeleteRange(&nodes_, call); }
+  Task<void> DeleteRange(DeleteRangeCall* call);
   Task<void> Watch(WatchCall* call) { return watches_.Watch(call); }
   Task<void> OpenSnapshot(OpenSnapshotCall* call) { return RouteOpenSnapshot(keeper_, call); }
   Task<void> RenewSnapshot(RenewSnapshotCall* call) { return RouteRenewSnapshot(keeper_, call); }
@@ -73,6 +73,7 @@ class RouterService final : public RpcService {
 
   RpcServer* const server_;
   RouteKeeper* const keeper_;
+  const std::shared_ptr<WriteStamps> stamps_;  // null: there is no cache
   RoutedNodes nodes_;
   WatchRouter watches_;
   TaskGroup tasks_;
