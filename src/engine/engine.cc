@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <deque>
 #include <unordered_map>
 
 #include "src/base/expiry.h"
@@ -28,13 +29,16 @@ constexpr size_t kAtOnce = 16;
 class Engine::Impl final : public LogReplaySink {
  public:
   Impl(Reactor& reactor, EngineOptions options)
-      : reactor_(reactor),
-        options_(std::move(options)),
-        pool_(reactor, PoolOptionsOf(options_)),
-        newest_(options_.store.ranges),
-        seen_before_(options_.store.ranges) {
-    for (std::atomic<Version>& newest : newest_) newest = ChangeTail::kOutOfService;
+      : reactor_(reactor), options_(std::move(options)), pool_(reactor, PoolOptionsOf(options_)) {
+    AddPlaces(options_.store.IdLimit());
     if (!options_.clock) options_.clock = std::make_shared<StoreClock>();
+  }
+
+  void AddPlaces(uint32_t ids) {
+    if (ids <= by_id_.size()) return;
+    by_id_.resize(ids);
+    seen_before_.resize(ids);
+    while (newest_.size() < ids) newest_.emplace_back(ChangeTail::kOutOfService);
   }
 
   Task<Status> Open() {
@@ -152,7 +156,6 @@ class Engine::Impl final : public LogReplaySink {
 
   // Opens this reactor's partitions, several at the same time.
   Task<Status> OpenReplicas() {
-    by_id_.resize(options_.store.ranges);
     std::vector<PartitionInfo> mine;
     for (const PartitionInfo& info : options_.store.partitions) {
       if (options_.store.ReactorOf(info.id) == options_.reactor_index) mine.push_back(info);
@@ -615,8 +618,8 @@ class Engine::Impl final : public LogReplaySink {
   std::unordered_map<Uuid, Replica*, UuidHash> by_uuid_;
   WorkList work_{reactor_, pool_, options_, MaxListedExtents(options_)};
   std::atomic<uint64_t> change_count_ = 0;
-  std::vector<std::atomic<Version>> newest_;  // by ID
-  std::vector<Version> seen_before_;          // by ID: the highest of partitions that were dropped
+  std::deque<std::atomic<Version>> newest_;  // by ID; they stay where they are
+  std::vector<Version> seen_before_;         // by ID: the highest of partitions that were dropped
   Status failure_;
   std::unique_ptr<Scrubber> scrubber_;
   std::unique_ptr<SpaceReleaser> releaser_;
@@ -676,6 +679,7 @@ std::optional<QuarantinedPartition> Engine::quarantine(uint32_t id) const {
 }
 const std::atomic<uint64_t>& Engine::change_count() const { return impl_->change_count_; }
 const std::atomic<Version>& Engine::newest_change(uint32_t id) const { return impl_->newest_[id]; }
+void Engine::AddPlaces(uint32_t ids) { impl_->AddPlaces(ids); }
 Scrubber& Engine::scrubber() { return *impl_->scrubber_; }
 const Status& Engine::failure() const { return impl_->failure_; }
 void Engine::GiveUpUncommitted() { impl_->GiveUpUncommitted(); }

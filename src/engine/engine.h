@@ -53,7 +53,7 @@ struct EngineOptions {
   // Pool frames, their descriptors, write buffers, and log buffers.
   uint64_t memory_bytes = 256u << 20;
   // For so many partitions more than the store has now, memory is kept, so that they can be opened: as far as
-  // there are ranges for them, and as they take a small part of the memory only. Those that the store has come
+  // there can be as many, and as they take a small part of the memory only. Those that the store has come
   // first, so a store that was served once with this much memory is always served again.
   uint64_t spare_partitions = kSparePartitions;
   // Of pages written from now on; stored pages are readable either way.
@@ -165,6 +165,8 @@ class Engine {
   // Partition::newest_change of the partition with this ID, whether it is there or not; UINT64_MAX while
   // it is not. Any thread may read it, as long as the engine lives.
   const std::atomic<Version>& newest_change(uint32_t id) const;
+  // Partitions with IDs below `ids` may come from now on. At first: those below StoreInfo::IdLimit.
+  void AddPlaces(uint32_t ids);
   // For tests: CHECKs what must hold of every part between two turns.
   void CheckInvariants() const;
   // Verifies the data on disk while the engine serves requests.

@@ -54,7 +54,7 @@ uint64_t MinPoolBytes(uint32_t page_bytes, uint64_t partitions) {
 uint64_t SparePartitions(const EngineOptions& options, uint64_t held) {
   const uint32_t page_bytes = options.store.page_bytes;
   const bool replicated = Replicated(options);
-  const uint64_t least = Engine::MinMemoryBytes(page_bytes, held, options.store.ranges, replicated);
+  const uint64_t least = Engine::MinMemoryBytes(page_bytes, held, options.store.IdLimit(), replicated);
   const uint64_t many = std::max(held, kFewPartitions);  // from there on each needs the same
   const uint64_t each = Engine::MinMemoryBytes(page_bytes, many + 1, 0, replicated) -
                         Engine::MinMemoryBytes(page_bytes, many, 0, replicated);
@@ -87,7 +87,7 @@ BufferPoolOptions PoolOptionsOf(const EngineOptions& options) {
     others += ReaderRingBytes(options) + kReaderSegments * options.log_segment_bytes;
   }
   const uint64_t partitions = PartitionBytes(Replicated(options)) * most +
-                              (tails > tails_share ? tails - tails_share : 0) + RangesBytes(options.store.ranges);
+                              (tails > tails_share ? tails - tails_share : 0) + RangesBytes(options.store.IdLimit());
   const uint64_t taken = std::min(others, options.memory_bytes / 4) + partitions;
   pool.memory_bytes = options.memory_bytes - std::min(taken, options.memory_bytes);
   return pool;
@@ -97,9 +97,11 @@ uint64_t MaxPartitions(const EngineOptions& options) {
   const StoreInfo& store = options.store;
   const auto mine = [&](const PartitionInfo& p) { return store.ReactorOf(p.id) == options.reactor_index; };
   const auto held = static_cast<uint64_t>(std::count_if(store.partitions.begin(), store.partitions.end(), mine));
-  const uint64_t ranges =
-      (uint64_t{store.ranges} + store.reactors - 1 - std::min(options.reactor_index, store.ranges)) / store.reactors;
-  const uint64_t most = std::min(ranges, MostMarks(options));
+  // Those of a cluster can be split.
+  const uint32_t ids = Replicated(options) ? kMaxPartitions : store.IdLimit();
+  const uint64_t of_reactor =
+      (uint64_t{ids} + store.reactors - 1 - std::min(options.reactor_index, ids)) / store.reactors;
+  const uint64_t most = std::min(of_reactor, MostMarks(options));
   const uint64_t spare = std::min(options.spare_partitions, SparePartitions(options, held));
   return std::max(held, std::min(held + spare, most));
 }
@@ -139,7 +141,7 @@ Status CheckMemory(const EngineOptions& options) {
                  "one reactor's engine has {} bytes of memory; with {} partitions and pages of {} bytes it needs at "
                  "least {} bytes: raise --memory_limit_mb",
                  options.memory_bytes, partitions, pool.page_bytes,
-                 Engine::MinMemoryBytes(pool.page_bytes, partitions, options.store.ranges, Replicated(options)));
+                 Engine::MinMemoryBytes(pool.page_bytes, partitions, options.store.IdLimit(), Replicated(options)));
   }
   const uint64_t most = MostMarks(options);
   if (partitions <= most) return Status();

@@ -19,6 +19,7 @@ enum class ApiCode : int32_t {
   kUnauthenticated = 3,
   kDenied = 4,
   kNotMaster = 5,
+  kStaleMap = 6,
   kOverloaded = 8,
   kDeadline = 9,
   kUnavailable = 10,

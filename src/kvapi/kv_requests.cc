@@ -1,6 +1,7 @@
 #include "src/kvapi/kv_requests.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "src/base/hash.h"
@@ -440,18 +441,31 @@ Refusal ToScanRange(const api::DeleteRangeRequest& request, const std::string* a
   return ToScanRangeAfterKey(request, after_key, range);
 }
 
-Refusal ToPartitions(const std::vector<int32_t>& named, uint32_t ranges, std::vector<uint32_t>* ids) {
+Refusal CheckServing(int32_t partition, const RangeTable& serving, bool of_cluster) {
+  const auto id = static_cast<uint32_t>(partition);
+  if (partition >= 0 && serving.Has(id)) return {};
+  if (partition < 0 || id >= kMaxPartitions || !of_cluster) {
+    return Bad("there is no partition {}; the store is divided into {}", partition, serving.ids().size());
+  }
+  api::KvError stale = MakeError(
+      ApiCode::kStaleMap,
+      fmt::format("partition {} does not serve, as far as this node knows: it was split, or is a half that has not "
+                  "begun; ask for a newer map",
+                  id));
+  stale.retryable = true;
+  return stale;
+}
+
+Refusal ToPartitions(const std::vector<int32_t>& named, const RangeTable& serving, bool of_cluster,
+                     std::vector<uint32_t>* ids) {
   if (named.empty() || named.size() > kMaxNamedPartitions) {
     return Bad("the request names {} partitions; it must name 1 to {}", named.size(), kMaxNamedPartitions);
   }
-  std::vector<bool> seen(ranges);
+  std::set<uint32_t> seen;
   for (int32_t partition : named) {
-    if (partition < 0 || static_cast<uint32_t>(partition) >= ranges) {
-      return Bad("there is no partition {}; the store is divided into {}", partition, ranges);
-    }
+    if (Refusal refusal = CheckServing(partition, serving, of_cluster)) return refusal;
     const auto id = static_cast<uint32_t>(partition);
-    if (seen[id]) return Bad("the request names partition {} twice", partition);
-    seen[id] = true;
+    if (!seen.insert(id).second) return Bad("the request names partition {} twice", partition);
     ids->push_back(id);
   }
   return {};
@@ -496,6 +510,7 @@ Refusal CheckMultiGet(const api::MultiGetRequest& request) {
 Refusal ToWatchPosition(std::string_view bytes, const WatchBinding& binding, WatchPosition* position) {
   Result<WatchPosition> decoded = DecodeWatchPosition(binding, bytes);
   if (decoded.code() == Code::kNotFound) return FeedGone(decoded.status().message());
+  if (decoded.code() == Code::kUnavailable) return ToKvError(decoded.status(), false);
   return Decoded(std::move(decoded), ApiCode::kBadCursor, position);
 }
 

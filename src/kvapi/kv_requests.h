@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "gen-cpp/pando_types.h"
+#include "src/base/hash_ranges.h"
 #include "src/kvapi/kv_errors.h"
 #include "src/kvapi/scan_range.h"
 #include "src/kvapi/session_token.h"
@@ -95,9 +96,13 @@ Refusal ToScanRange(const api::DeleteRangeRequest& request, ScanRange* range, co
 // The same for a request for some partitions, after this key if it is not null. It has no cursor.
 Refusal ToScanRange(const api::ScanRequest& request, const std::string* after_key, ScanRange* range);
 Refusal ToScanRange(const api::DeleteRangeRequest& request, const std::string* after_key, ScanRange* range);
-// The partitions that a request names: at least one, at most kMaxNamedPartitions, each once, and below `ranges`.
+// Whether the partition serves its range. STALE_MAP, on a node of a cluster: as far as this node knows, it does not,
+// because it was split, or is a half and has not begun. BAD_REQUEST: there cannot be such a partition.
+Refusal CheckServing(int32_t partition, const RangeTable& serving, bool of_cluster);
+// The partitions that a request names: at least one, at most kMaxNamedPartitions, each once, and all of them serve.
 inline constexpr size_t kMaxNamedPartitions = 8192;
-Refusal ToPartitions(const std::vector<int32_t>& named, uint32_t ranges, std::vector<uint32_t>* ids);
+Refusal ToPartitions(const std::vector<int32_t>& named, const RangeTable& serving, bool of_cluster,
+                     std::vector<uint32_t>* ids);
 // Decodes the snapshot that a request names. An empty token gives 0, the newest state.
 Refusal ToSnapshotId(std::string_view token, SnapshotId* id);
 // Decodes a token that must not be empty.

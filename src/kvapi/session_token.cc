@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "src/base/hash_ranges.h"
 #include "src/kvapi/sealed_bytes.h"
 
 namespace pando {
@@ -26,6 +27,11 @@ void AppendPoint(uint32_t partition, const SessionPoint& seen, ByteWriter* out) 
 std::optional<SessionPoint> SessionToken::At(uint32_t partition) const {
   const auto at = points.find(partition);
   return at == points.end() ? std::nullopt : std::optional<SessionPoint>(at->second);
+}
+
+bool SessionToken::HasSeenPartOf(uint32_t partition, uint32_t base) const {
+  const auto part = [&](const auto& point) { return IsPartOf(point.first, partition, base); };
+  return std::any_of(points.upper_bound(partition), points.end(), part);
 }
 
 Epoch SessionToken::EpochOf(uint32_t partition) const { return At(partition).value_or(SessionPoint()).epoch; }

@@ -27,6 +27,8 @@ struct SessionToken {
 
   std::optional<SessionPoint> At(uint32_t partition) const;
   Epoch EpochOf(uint32_t partition) const;  // 0: the session has not seen it
+  // Whether the session has seen halves of it, so it was split before. `base`: as in hash_ranges.h.
+  bool HasSeenPartOf(uint32_t partition, uint32_t base) const;
   // The session has seen this, too. A point of a lower epoch than one that it has seen already says nothing new.
   void Raise(uint32_t partition, const SessionPoint& seen);
 };

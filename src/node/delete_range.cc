@@ -91,7 +91,7 @@ Task<DeletedRange> DeleteRange(KvBackend* backend, std::vector<Partition*> parti
   std::map<uint32_t, std::vector<const ScanRow*>> by_partition;
   for (const ScanRow& row : page->rows) {
     if (max_version != 0 && row.version > max_version) continue;
-    by_partition[backend->store->PartitionOf(row.key)].push_back(&row);
+    by_partition[backend->serving.PartitionOf(row.key)].push_back(&row);
   }
   TaskGroup removes;
   for (auto& [id, rows] : by_partition) {
@@ -184,7 +184,7 @@ Task<void> KvService::DeletePartitions(
   Asked asked{{}, &reply.covered};
   ScanRange range;
   const std::string* after_key = request.__isset.after_key ? &request.after_key : nullptr;
-  if (Refuse(call, ToPartitions(request.partitions, backend_->store->ranges, &asked.ids))) co_return;
+  if (Refuse(call, backend_->ToPartitions(request.partitions, &asked.ids))) co_return;
   if (Refuse(call, ToScanRange(request.range, after_key, &range))) co_return;
   std::optional<DeletedRange> deleted = co_await DeletedOf(call, &request.range, std::move(range), std::move(asked));
   if (!deleted) co_return;

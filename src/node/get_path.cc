@@ -171,7 +171,7 @@ bool GetPath::Take(const RpcRequest& request) {
 
   Entry entry;
   entry.id = request.id;
-  entry.partition = backend_->store->PartitionOf(key);
+  entry.partition = backend_->serving.PartitionOf(key);
   entry.budget_ms = args_.context.budget_ms;
   Gather(entry, key);
   server_->ArmTurnEnd();
@@ -212,7 +212,7 @@ void GetPath::Park(const Entry& entry, std::string_view key) {
 void GetPath::Park(const RequestId& id, std::string_view key, int32_t budget_ms) {
   Entry entry;
   entry.id = id;
-  entry.partition = backend_->store->PartitionOf(key);
+  entry.partition = backend_->serving.PartitionOf(key);
   entry.budget_ms = budget_ms;
   Park(entry, key);
 }

@@ -41,6 +41,7 @@ KnownMap KnownMap::Alone(const StoreInfo& store) {
   KnownMap map;
   MapNews news;
   news.one_counter = true;
+  news.base = store.ranges;
   NodeRecord node;
   node.id = kAloneNode;
   news.nodes.push_back({node, 1});
@@ -66,10 +67,46 @@ void KnownMap::Keep(Entry<Shown>* kept, Shown shown, Revision revision) {
   *kept = {std::move(shown), revision};
 }
 
-void KnownMap::Take(const MapNews& news) {
+std::optional<RangeTable> KnownMap::Take(const MapNews& news) {
   one_counter_ = news.one_counter;
+  if (news.base != 0) base_ = news.base;
   for (const auto& [record, revision] : news.nodes) Keep(&nodes_[record.id], ShownNode(record), revision);
-  for (const auto& [record, revision] : news.partitions) Keep(&routes_[record.id], ShownRoute(record), revision);
+  bool changed = false;
+  for (const auto& [record, revision] : news.partitions) {
+    Entry<api::Route>& known = routes_[record.id];
+    if (revision > known.revision) {
+      changed |= known.revision == 0 || states_[record.id] != record.state;
+      states_[record.id] = record.state;
+    }
+    Keep(&known, ShownRoute(record), revision);
+  }
+  return changed ? UpdateServing() : std::nullopt;
+}
+
+bool KnownMap::Serves(uint32_t id) const {
+  const auto state_of = [this](uint32_t partition) -> std::optional<PartitionStage> {
+    const auto at = states_.find(partition);
+    return at == states_.end() ? std::nullopt : std::optional(at->second);
+  };
+  const std::optional<uint32_t> whole = base_ == 0 ? std::nullopt : WholeOf(id, base_);
+  return ServesIn(state_of(id).value_or(PartitionStage::kRetired), whole ? state_of(*whole) : std::nullopt);
+}
+
+// KM2.
+std::optional<RangeTable> KnownMap::UpdateServing() {
+  std::set<uint32_t> serving;
+  for (const auto& [id, state] : states_) {
+    if (Serves(id)) serving.insert(id);
+  }
+  if (serving == serving_) return std::nullopt;
+  const bool first = serving_.empty();
+  serving_ = std::move(serving);
+  if (!first) serving_since_ = version_;
+  if (base_ == 0) return std::nullopt;
+  Result<RangeTable> table = RangeTable::Of(base_, {serving_.begin(), serving_.end()});
+  if (table.ok()) return *std::move(table);
+  LOG_IF(ERROR, !first) << "the partitions of the topology do not fit together: " << table.status().message();
+  return std::nullopt;
 }
 
 template <typename Shown>
@@ -93,7 +130,7 @@ void KnownMap::Fill(uint64_t known, api::MapReply* reply) const {
     if (node.revision > after) reply->nodes.push_back(node.shown);
   }
   for (const auto& [id, route] : routes_) {
-    if (route.revision > after) reply->routes.push_back(route.shown);
+    if (route.revision > after && serving_.contains(id)) reply->routes.push_back(route.shown);
   }
 }
 

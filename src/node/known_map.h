@@ -8,14 +8,19 @@
 //
 // Invariants
 //   KM1  The version grows with every record that is new, and a reply shows every record that the map holds and that
-//        is newer than the version which its caller knows.
+//        is newer than the version which its caller knows, if it is to be shown at all.
+//   KM2  A reply shows the routes of the partitions that serve, and of no others. A caller that knows a version
+//        from before other ones served gets the whole map, because no delta says what is gone.
 #pragma once
 
 #include <cstdint>
 #include <map>
+#include <optional>
+#include <set>
 #include <vector>
 
 #include "gen-cpp/routing_types.h"
+#include "src/base/hash_ranges.h"
 #include "src/base/ids.h"
 #include "src/partition/store.h"
 #include "src/topology/cluster_map.h"
@@ -26,6 +31,7 @@ namespace pando {
 struct MapNews {
   // TopologyStore::one_counter.
   bool one_counter = false;
+  uint32_t base = 0;  // ClusterRecord::partitions; 0: as before
   std::vector<Versioned<NodeRecord>> nodes;
   std::vector<Versioned<PartitionRecord>> partitions;
 
@@ -40,7 +46,8 @@ class KnownMap {
   static KnownMap Alone(const StoreInfo& store);
 
   KnownMap() = default;
-  void Take(const MapNews& news);
+  // Returns the partitions that serve, if they are others than before and have each hash once.
+  std::optional<RangeTable> Take(const MapNews& news);
 
   // 0: nothing is known yet.
   uint64_t version() const { return version_; }
@@ -57,11 +64,19 @@ class KnownMap {
   };
   template <typename Shown>
   void Keep(Entry<Shown>* kept, Shown shown, Revision revision);
-  bool IsDelta(uint64_t known) const { return one_counter_ && known > 0 && known <= version_; }
+  bool IsDelta(uint64_t known) const {
+    return one_counter_ && known > 0 && known <= version_ && known >= serving_since_;
+  }
   template <typename Shown>
   static size_t CountAfter(const std::map<uint32_t, Entry<Shown>>& entries, uint64_t known);
+  bool Serves(uint32_t id) const;
+  std::optional<RangeTable> UpdateServing();
 
   bool one_counter_ = false;
+  uint32_t base_ = 0;
+  std::map<uint32_t, PartitionStage> states_;
+  std::set<uint32_t> serving_;
+  uint64_t serving_since_ = 0;  // the version of the map when others served last
   // With one counter, the highest revision of an entry; otherwise the sum of all.
   uint64_t version_ = 0;
   std::map<uint32_t, Entry<api::RouteNode>> nodes_;

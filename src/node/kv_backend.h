@@ -5,6 +5,7 @@
 #pragma once
 
 #include <atomic>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -14,7 +15,9 @@
 
 #include "gen-cpp/cluster_types.h"
 #include "gen-cpp/pando_types.h"
+#include "src/base/hash_ranges.h"
 #include "src/io/task.h"
+#include "src/kvapi/kv_requests.h"
 #include "src/model/key_space.h"
 #include "src/model/partition.h"
 #include "src/model/point_write.h"
@@ -32,15 +35,17 @@ class WritePath;
 struct KvBackend {
   const StoreInfo* store = nullptr;
   uint32_t reactor = 0;
+  // Which partition has a key, of those that serve clients.
+  RangeTable serving;
   // By ID, as requests see them: their keys are those of requests. Proxies for the partitions of other
-  // reactors. There is one for each range, for as long as the node runs: what the node does not hold
-  // answers that it is not here.
+  // reactors. There is one for each range that the node knows, for as long as it runs: what the node does
+  // not hold answers that it is not here.
   std::vector<Partition*> partitions;
   // Of these, those that the node holds now, by ID.
   std::vector<Partition*> here;
   // By ID, of this reactor only: their keys are those that `keys` stores. Null: not here, or not of this
   // reactor. Valid until the next suspension.
-  std::vector<Partition*> stored;
+  std::deque<Partition*> stored;  // its elements stay where they are
   KeySpace keys;
   std::shared_ptr<const StoreClock> clock = std::make_shared<StoreClock>();
   // Engine::change_count of all reactors. Empty: the partitions are asked one by one.
@@ -71,6 +76,13 @@ struct KvBackend {
     const Version newest = partitions[partition]->newest_change();
     return newest == UINT64_MAX ? 0 : newest;  // it serves nothing
   }
+  // Refuses a partition that does not serve.
+  Refusal CheckServing(int32_t partition) const { return pando::CheckServing(partition, serving, Clustered()); }
+  Refusal ToPartitions(const std::vector<int32_t>& named, std::vector<uint32_t>* ids) const {
+    return pando::ToPartitions(named, serving, Clustered(), ids);
+  }
+  bool Clustered() const { return cluster_id.has_value(); }
+  uint32_t places() const { return static_cast<uint32_t>(partitions.size()); }
   // Whether a write that has a name (kOnce) is applied once. The names need a namespace of their own.
   bool RemembersWrites() const { return store->namespaced; }
   bool IsLocal(uint32_t partition) const { return store->ReactorOf(partition) == reactor; }

@@ -20,15 +20,15 @@ struct Named {
   Uuid replica;
 };
 
-Status CheckPartition(int32_t partition, uint32_t ranges) {
-  if (partition >= 0 && static_cast<uint32_t>(partition) < ranges) return Status();
-  return Error(Code::kInvalidArgument, "there is no partition {}: the store is divided into {}", partition, ranges);
+Status CheckPartition(int32_t partition, uint32_t places) {
+  if (partition >= 0 && static_cast<uint32_t>(partition) < places) return Status();
+  return Error(Code::kInvalidArgument, "there is no partition {}: the store is divided into {}", partition, places);
 }
 
 template <typename Request>
-Result<Named> NameOf(const Request& request, uint32_t ranges) {
+Result<Named> NameOf(const Request& request, uint32_t places) {
   const std::optional<Uuid> replica = Uuid::Parse(request.replica);
-  RETURN_IF_ERROR(CheckPartition(request.partition, ranges));
+  RETURN_IF_ERROR(CheckPartition(request.partition, places));
   if (!replica || replica->IsNil()) {
     return Error(Code::kInvalidArgument, "the replica {} is not a UUID", request.replica);
   }
@@ -92,7 +92,7 @@ Task<void> KvService::ClusterReplicas(Call<api::Cluster_replicas_args, api::Clus
 }
 
 Task<void> KvService::ClusterTopology(Call<api::Cluster_topology_args, api::Cluster_topology_result>* call) {
-  if (Refuse(call, Reserve(call, kTopologyKeyBytes * (kMaxClusterKeys + backend_->store->ranges)))) co_return;
+  if (Refuse(call, Reserve(call, kTopologyKeyBytes * (kMaxClusterKeys + backend_->places())))) co_return;
   Result<api::TopologyReply> reply = co_await control_->KnownTopology(server_->reactor());
   if (Failed(call, reply.status())) co_return;
   call->reply.success = *std::move(reply);
@@ -100,15 +100,14 @@ Task<void> KvService::ClusterTopology(Call<api::Cluster_topology_args, api::Clus
 
 Task<void> KvService::ClusterHandover(Call<api::Cluster_handover_args, api::Cluster_handover_result>* call) {
   const api::HandoverRequest& request = call->args.request;
-  if (request.partition < 0 || static_cast<uint32_t>(request.partition) >= backend_->store->ranges ||
-      request.node < 0 || request.epoch < 0 || request.timeout_ms < 0 || request.timeout_ms > kMaxHandoverMs) {
-    SetError(
-        &call->reply,
-        MakeError(
-            ApiCode::kBadRequest,
-            fmt::format("partition {}, node {}, timeout_ms {}: there are {} partitions, node IDs begin at 1, "
-                        "and the time is at most {} ms",
-                        request.partition, request.node, request.timeout_ms, backend_->store->ranges, kMaxHandoverMs)));
+  if (request.partition < 0 || static_cast<uint32_t>(request.partition) >= backend_->places() || request.node < 0 ||
+      request.epoch < 0 || request.timeout_ms < 0 || request.timeout_ms > kMaxHandoverMs) {
+    SetError(&call->reply,
+             MakeError(
+                 ApiCode::kBadRequest,
+                 fmt::format("partition {}, node {}, timeout_ms {}: there are {} partitions, node IDs begin at 1, "
+                             "and the time is at most {} ms",
+                             request.partition, request.node, request.timeout_ms, backend_->places(), kMaxHandoverMs)));
     co_return;
   }
   const int32_t timeout_ms = request.timeout_ms == 0 ? kDefaultHandoverMs : request.timeout_ms;
@@ -122,15 +121,15 @@ Task<void> KvService::ClusterHandover(Call<api::Cluster_handover_args, api::Clus
 Task<void> KvService::ClusterForceFailover(
     Call<api::Cluster_forceFailover_args, api::Cluster_forceFailover_result>* call) {
   api::ForceFailoverRequest request = call->args.request;
-  if (request.partition < 0 || static_cast<uint32_t>(request.partition) >= backend_->store->ranges ||
-      request.epoch < 0 || request.lineage < 0 || request.timeout_ms < 0 || request.timeout_ms > kMaxHandoverMs) {
+  if (request.partition < 0 || static_cast<uint32_t>(request.partition) >= backend_->places() || request.epoch < 0 ||
+      request.lineage < 0 || request.timeout_ms < 0 || request.timeout_ms > kMaxHandoverMs) {
     SetError(
         &call->reply,
         MakeError(ApiCode::kBadRequest,
                   fmt::format("partition {}, epoch {}, lineage {}, timeout_ms {}: there are {} partitions, none of "
                               "these is negative, and the time is at most {} ms",
-                              request.partition, request.epoch, request.lineage, request.timeout_ms,
-                              backend_->store->ranges, kMaxHandoverMs)));
+                              request.partition, request.epoch, request.lineage, request.timeout_ms, backend_->places(),
+                              kMaxHandoverMs)));
     co_return;
   }
   if (request.timeout_ms == 0) request.timeout_ms = kDefaultForceMs;
@@ -141,12 +140,11 @@ Task<void> KvService::ClusterForceFailover(
 
 Task<void> KvService::ClusterSetMinIsr(Call<api::Cluster_setMinIsr_args, api::Cluster_setMinIsr_result>* call) {
   const api::SetMinIsrRequest& request = call->args.request;
-  if (request.partition < 0 || static_cast<uint32_t>(request.partition) >= backend_->store->ranges ||
-      request.min_isr < 1) {
+  if (request.partition < 0 || static_cast<uint32_t>(request.partition) >= backend_->places() || request.min_isr < 1) {
     SetError(&call->reply, MakeError(ApiCode::kBadRequest,
                                      fmt::format("partition {}, min_isr {}: there are {} partitions, and min_isr is at "
                                                  "least 1",
-                                                 request.partition, request.min_isr, backend_->store->ranges)));
+                                                 request.partition, request.min_isr, backend_->places())));
     co_return;
   }
   const Result<bool> done = co_await control_->SetMinIsr(server_->reactor(), static_cast<uint32_t>(request.partition),
@@ -155,13 +153,13 @@ Task<void> KvService::ClusterSetMinIsr(Call<api::Cluster_setMinIsr_args, api::Cl
 }
 
 Task<void> KvService::ClusterOpenCopy(Call<api::Cluster_openCopy_args, api::Cluster_openCopy_result>* call) {
-  const Result<Named> named = NameOf(call->args.request, backend_->store->ranges);
+  const Result<Named> named = NameOf(call->args.request, backend_->places());
   if (Failed(call, named.status())) co_return;
   AnswerCopy(call, co_await control_->OpenCopy(server_->reactor(), named->partition, named->replica));
 }
 
 Task<void> KvService::ClusterRenewCopy(Call<api::Cluster_renewCopy_args, api::Cluster_renewCopy_result>* call) {
-  const Result<Named> named = NameOf(call->args.request, backend_->store->ranges);
+  const Result<Named> named = NameOf(call->args.request, backend_->places());
   if (Failed(call, named.status())) co_return;
   SnapshotToken token;
   if (Refuse(call, ToSnapshotToken(call->args.request.snapshot, &token))) co_return;
@@ -171,7 +169,7 @@ Task<void> KvService::ClusterRenewCopy(Call<api::Cluster_renewCopy_args, api::Cl
 Task<void> KvService::ClusterReplaceReplica(
     Call<api::Cluster_replaceReplica_args, api::Cluster_replaceReplica_result>* call) {
   const api::ReplaceReplicaRequest& request = call->args.request;
-  const Result<Named> named = NameOf(request, backend_->store->ranges);
+  const Result<Named> named = NameOf(request, backend_->places());
   if (Failed(call, named.status())) co_return;
   const std::optional<Uuid> leaves = Uuid::Parse(request.leaves);
   if ((!leaves && !request.leaves.empty()) || request.node <= 0) {
@@ -189,7 +187,7 @@ Task<void> KvService::ClusterReplaceReplica(
 
 Task<void> KvService::ClusterAddReplica(Call<api::Cluster_addReplica_args, api::Cluster_addReplica_result>* call) {
   const api::AddReplicaRequest& request = call->args.request;
-  if (Failed(call, CheckPartition(request.partition, backend_->store->ranges))) co_return;
+  if (Failed(call, CheckPartition(request.partition, backend_->places()))) co_return;
   if (request.node <= 0) {
     SetError(&call->reply, MakeError(ApiCode::kBadRequest, fmt::format("node {}: node IDs begin at 1", request.node)));
     co_return;
@@ -202,7 +200,7 @@ Task<void> KvService::ClusterAddReplica(Call<api::Cluster_addReplica_args, api::
 
 Task<void> KvService::ClusterRemoveReplica(
     Call<api::Cluster_removeReplica_args, api::Cluster_removeReplica_result>* call) {
-  const Result<Named> named = NameOf(call->args.request, backend_->store->ranges);
+  const Result<Named> named = NameOf(call->args.request, backend_->places());
   if (Failed(call, named.status())) co_return;
   Result<bool> done = co_await control_->RemoveReplica(server_->reactor(), named->partition, named->replica);
   if (!Failed(call, done.status())) call->reply.success.done = *done;
@@ -211,7 +209,7 @@ Task<void> KvService::ClusterRemoveReplica(
 Task<void> KvService::ClusterAggregateReplica(
     Call<api::Cluster_aggregateReplica_args, api::Cluster_aggregateReplica_result>* call) {
   const api::AggregateReplicaRequest& request = call->args.request;
-  if (Failed(call, CheckPartition(request.partition, backend_->store->ranges))) co_return;
+  if (Failed(call, CheckPartition(request.partition, backend_->places()))) co_return;
   if (request.records < 0 || request.records > kMaxShownRecords) {
     SetError(&call->reply,
              MakeError(ApiCode::kBadRequest, fmt::format("{} records: at most {}", request.records, kMaxShownRecords)));

@@ -20,16 +20,14 @@ struct AskedPartition {
   Version version = 0;
 };
 
-Refusal CheckPartitions(const std::vector<int32_t>& partitions, uint32_t ranges) {
-  if (partitions.empty() || partitions.size() > ranges) {
+Refusal CheckPartitions(const std::vector<int32_t>& partitions, const KvBackend& backend) {
+  if (partitions.empty() || partitions.size() > backend.places()) {
     return MakeError(ApiCode::kBadRequest, fmt::format("{} partitions: the store is divided into {}, and at least one "
                                                        "must be named",
-                                                       partitions.size(), ranges));
+                                                       partitions.size(), backend.places()));
   }
   for (const int32_t id : partitions) {
-    if (id >= 0 && static_cast<uint32_t>(id) < ranges) continue;
-    return MakeError(ApiCode::kBadRequest,
-                     fmt::format("there is no partition {}: the store is divided into {}", id, ranges));
+    if (Refusal refusal = backend.CheckServing(id)) return refusal;
   }
   return {};
 }
@@ -92,7 +90,7 @@ Task<void> AskToRelease(Partition* partition, AskedPartition* asked, SnapshotId 
 template <typename C>
 bool KvService::RefusePartitions(C* call) {
   const std::vector<int32_t>& partitions = call->args.request.partitions;
-  if (Refuse(call, CheckPartitions(partitions, backend_->store->ranges))) return true;
+  if (Refuse(call, CheckPartitions(partitions, *backend_))) return true;
   return Refuse(call, Reserve(call, partitions.size() * (kFanOutBytes + kPartitionAnswerBytes)));
 }
 

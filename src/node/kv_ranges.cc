@@ -131,7 +131,7 @@ Task<void> KvService::ScanPartitions(Call<api::Routing_scanPartitions_args, api:
   api::ScanPartitionsReply& reply = call->reply.success;
   Asked asked{{}, &reply.covered};
   ScanRange range;
-  if (Refuse(call, ToPartitions(request.partitions, backend_->store->ranges, &asked.ids))) co_return;
+  if (Refuse(call, backend_->ToPartitions(request.partitions, &asked.ids))) co_return;
   if (Refuse(call, ToScanRange(request.scan, AfterKeyOf(request), &range))) co_return;
   std::optional<ScanPage> page = co_await PageOf(call, &request.scan, std::move(range), std::move(asked));
   if (!page) co_return;
@@ -172,7 +172,7 @@ Task<void> KvService::AggregatePartitions(
     Call<api::Routing_aggregatePartitions_args, api::Routing_aggregatePartitions_result>* call) {
   const api::AggregatePartitionsRequest& request = call->args.request;
   Asked asked{{}, &call->reply.success.covered};
-  if (Refuse(call, ToPartitions(request.partitions, backend_->store->ranges, &asked.ids))) co_return;
+  if (Refuse(call, backend_->ToPartitions(request.partitions, &asked.ids))) co_return;
   std::optional<RangeAggregates> sum = co_await AggregatesOf(call, &request.range, std::move(asked));
   if (sum) SetSums(*sum, &call->reply.success);
 }
@@ -207,7 +207,7 @@ Task<void> KvService::SamplePartitions(
   Asked asked{{}, &reply.covered};
   ScanRange range;
   SnapshotId snapshot = 0;
-  if (Refuse(call, ToPartitions(request.partitions, backend_->store->ranges, &asked.ids))) co_return;
+  if (Refuse(call, backend_->ToPartitions(request.partitions, &asked.ids))) co_return;
   if (Refuse(call, ToScanRange(request.range.start_key, request.range.end_key, request.range.prefix, &range)))
     co_return;
   if (Refuse(call, ToSnapshotId(request.range.snapshot, &snapshot))) co_return;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <map>
-#include <numeric>
 #include <set>
 #include <utility>
 
@@ -207,10 +206,8 @@ void KvService::OnRequest(const RpcRequest& request) {
 }
 
 std::vector<uint32_t> KvService::IdsOf(const ScanRange& range) const {
-  if (range.tag) return {backend_->store->PartitionOf("{" + *range.tag + "}")};
-  std::vector<uint32_t> ids(backend_->partitions.size());
-  std::iota(ids.begin(), ids.end(), 0);
-  return ids;
+  if (range.tag) return {backend_->serving.PartitionOf("{" + *range.tag + "}")};
+  return backend_->serving.ids();
 }
 
 Task<Result<std::vector<Partition*>>> KvService::PlacesFor(SessionCall* session, std::vector<uint32_t> ids,
@@ -248,7 +245,7 @@ Task<void> KvService::Get(Call<api::Kv_get_args, api::Kv_get_result>* call) {
   if (Refuse(call, ToSnapshotId(call->args.request.snapshot, &snapshot))) co_return;
   SessionCall session(backend_, &server_->reactor());
   if (Refuse(call, session.Begin(call->args.context, snapshot != 0))) co_return;
-  const std::vector<uint32_t> ids{backend_->store->PartitionOf(key)};
+  const std::vector<uint32_t> ids{backend_->serving.PartitionOf(key)};
   const Result<std::vector<Partition*>> places = co_await PlacesFor(&session, ids, call->deadline_ns);
   if (call->answered || Failed(call, places.status())) co_return;
   ValueRoom value(server_->account().budget(), kMaxValueBytes);
@@ -284,7 +281,7 @@ Task<void> KvService::MultiGet(Call<api::Kv_multiGet_args, api::Kv_multiGet_resu
   std::vector<std::string>& keys = call->args.request.keys;
   std::vector<uint32_t> of_keys;
   if (backend_->cluster_id) {
-    for (const std::string& key : keys) of_keys.push_back(backend_->store->PartitionOf(key));
+    for (const std::string& key : keys) of_keys.push_back(backend_->serving.PartitionOf(key));
   }
   const std::set<uint32_t> distinct(of_keys.begin(), of_keys.end());
   const std::vector<uint32_t> ids(distinct.begin(), distinct.end());
@@ -339,7 +336,7 @@ Task<void> KvService::WriteBatch(Call<api::Kv_writeBatch_args, api::Kv_writeBatc
   ValueRoom values(server_->account().budget(), kMaxBatchBytes);
   WithdrawableBatch write;
   for (size_t i = 0; i < batch.ops.size(); ++i) {
-    const uint32_t id = backend_->store->PartitionOf(batch.ops[i].key);
+    const uint32_t id = backend_->serving.PartitionOf(batch.ops[i].key);
     BatchPart& part = write.parts[id];
     if (once.sequence > 0 && !std::exchange(part.named, true)) part.ops.push_back(once);
     part.indexes.push_back(i);

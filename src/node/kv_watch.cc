@@ -200,7 +200,7 @@ Task<void> KvService::Watch(Call<api::Kv_watch_args, api::Kv_watch_result>* call
   watcher.prefix = request.prefix;
   watcher.ids = IdsOf(ScanRange::Of({}, {}, request.prefix, /*reverse=*/false));
   for (uint32_t id : watcher.ids) watcher.partitions.push_back(backend_->partitions[id]);
-  const WatchBinding binding{backend_->store->node, request.prefix, watcher.partitions.size()};
+  const WatchBinding binding{backend_->store->node, request.prefix, backend_->serving.base(), watcher.ids};
   if (Refuse(call, StartPosition(request, binding, watcher.partitions, &watcher.position))) co_return;
   const bool ready = co_await WatchUntil(call, &watcher, request.wait_ms);
   if (!ready) co_return;
@@ -220,7 +220,7 @@ Task<void> KvService::WatchPartitions(
   watcher.prefix = request.prefix;
   std::vector<int32_t> named;
   for (const api::PartitionPosition& position : request.positions) named.push_back(position.partition);
-  if (Refuse(call, ToPartitions(named, backend_->store->ranges, &watcher.ids))) co_return;
+  if (Refuse(call, backend_->ToPartitions(named, &watcher.ids))) co_return;
   const Asked asked{watcher.ids, &reply.covered};
   // The positions take as much in the reply.
   if (Refuse(call, Reserve(call, 2 * CoveredBytes(asked)))) co_return;

@@ -139,7 +139,7 @@ Task<std::vector<MultiGetResult>> ReadKeys(KvBackend* backend, Reactor* reactor,
   std::vector<Group> groups(backend->store->reactors);
   std::vector<MultiGetResult> results(keys.size());
   for (size_t i = 0; i < keys.size(); ++i) {
-    const uint32_t partition = backend->store->PartitionOf(keys[i]);
+    const uint32_t partition = backend->serving.PartitionOf(keys[i]);
     if (from.refused != nullptr && from.refused->contains(partition)) {
       results[i].status = from.refused->at(partition);
       continue;

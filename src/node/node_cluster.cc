@@ -271,6 +271,10 @@ Task<void> NodeCluster::TellRecords(std::vector<Versioned<PartitionRecord>> reco
 Task<void> NodeCluster::TellMap(MapNews news) {
   if (news.empty()) co_return;
   news.one_counter = topology_->one_counter();
+  news.base = ranges();
+  const uint32_t ids = newest_.partitions.empty() ? 0 : newest_.partitions.rbegin()->first + 1;
+  if (ids > places_) co_await AddPlaces(reactor_, parts_, ids);
+  places_ = ids;
   for (ReactorPart* part : *parts_) {
     auto tell = [part, news](Reactor&) -> Task<void> {
       part->TellMap(news);

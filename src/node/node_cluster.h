@@ -60,7 +60,7 @@ class TopologyAccess final : public replication::PartitionTopology {
 
 // Whether the directory belongs to a cluster exactly if --topology is given. `has_store`: there is one in it.
 Task<Status> CheckMembership(Reactor& reactor, const NodeOptions& options, bool has_store);
-// How many partitions the cluster has.
+// With how many partitions the cluster was created.
 Task<Result<uint32_t>> ReadRanges(Reactor& reactor, const NodeOptions& options);
 
 class NodeCluster {
@@ -80,7 +80,8 @@ class NodeCluster {
   const NodeIdentity& identity() const { return start_.identity; }
   NodeId node() const { return start_.identity.node; }
   uint64_t incarnation() const { return start_.incarnation; }
-  uint32_t ranges() const { return static_cast<uint32_t>(start_.map.partitions.size()); }
+  // With how many partitions the cluster was created.
+  uint32_t ranges() const { return start_.map.cluster->record.partitions; }
   bool first_start() const { return first_start_; }
   // The directory is an old copy: its replicas need new UUIDs before any of them takes part. Renewed: they have
   // them, durably.
@@ -147,6 +148,7 @@ class NodeCluster {
   bool stopping_ = false;
   bool topology_answers_ = true;  // as was logged last
   Nanos told_heard_ns_ = 0;
+  uint32_t places_ = 0;  // there are places for partitions with IDs below it
   Nanos joined_ns_ = 0;
   std::optional<Directory> directory_;  // of the node, wherever it has been moved since
   bool storing_seen_ = false;

@@ -88,7 +88,7 @@ uint64_t LeastLimit(const NodeOptions& options, const StoreShape& shape) {
 }  // namespace
 
 StoreShape ShapeOf(const StoreInfo& store, uint32_t reactors) {
-  StoreShape shape{reactors, store.page_bytes, store.ranges, static_cast<uint32_t>(store.partitions.size()), 0};
+  StoreShape shape{reactors, store.page_bytes, store.IdLimit(), static_cast<uint32_t>(store.partitions.size()), 0};
   std::vector<uint32_t> by_reactor(reactors);
   for (const PartitionInfo& p : store.partitions)
     shape.fullest = std::max(shape.fullest, ++by_reactor[p.id % reactors]);
@@ -131,9 +131,9 @@ Result<DescriptorSplit> SplitDescriptors(const NodeOptions& options, uint64_t li
   // Partitions that may come must not leave clients without connections.
   const uint64_t spare = (limit - split.reserved - kMinSockets) / kSpareShare / per_partition / shape.reactors;
   split.spare_partitions = static_cast<uint32_t>(std::min(spare, kSparePartitions));
+  const uint32_t most = options.clustered() ? kMaxPartitions : shape.ranges;  // those of a cluster can be split
   split.reserved +=
-      std::min<uint64_t>(uint64_t{split.spare_partitions} * shape.reactors, shape.ranges - shape.partitions) *
-      per_partition;
+      std::min<uint64_t>(uint64_t{split.spare_partitions} * shape.reactors, most - shape.partitions) * per_partition;
   const uint64_t left = std::min<uint64_t>(limit - split.reserved, UINT32_MAX / 2);
   // A few sockets beyond the limit, to tell further clients that there are too many connections.
   const uint64_t refused = std::min<uint64_t>(uint64_t{kMaxRefusedSockets} * shape.reactors, left / 8);

@@ -70,7 +70,7 @@ struct MemorySplit {
 struct StoreShape {
   uint32_t reactors = 0;
   uint32_t page_bytes = 0;  // 0: the default
-  uint32_t ranges = 0;
+  uint32_t ranges = 0;      // StoreInfo::IdLimit
   uint32_t partitions = 0;  // that it holds
   uint32_t fullest = 0;     // those of the reactor that has the most
 };

@@ -84,6 +84,7 @@ class PagesInTime final : public SnapshotPages, private Timer {
 NodePartitions::~NodePartitions() { CHECK(!open_) << "NodePartitions was destroyed before it was closed"; }
 
 Task<Status> NodePartitions::Open() {
+  if (parts_[0]->replica_host() != nullptr) roster_.AllowHalves();
   CO_RETURN_IF_ERROR(co_await roster_.Open());
   open_ = true;
   co_return Status();
@@ -144,6 +145,7 @@ Task<Result<PartitionInfo>> NodePartitions::CreateReplica(uint32_t id, Uuid uuid
 // Asked before anything is made (NP1: what it finds stays so).
 Task<Status> NodePartitions::CheckMayOpen(uint32_t id) {
   CO_RETURN_IF_ERROR(roster_.CheckNew(id));
+  co_await AddPlaces(reactor_, &parts_, id + 1);
   auto ask = [part = OwnerOf(id), id](Reactor&) -> Task<Status> { co_return part->engine()->CheckMayOpen(id); };
   co_return co_await CallOn(reactor_, static_cast<int>(store().ReactorOf(id)), std::move(ask));
 }

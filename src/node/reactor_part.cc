@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "src/io/call_on.h"
 #include "src/io/offload.h"
 
 namespace pando {
@@ -110,10 +111,20 @@ Task<Status> ReactorPart::OpenEngine(EngineOptions options) {
   if (!engine.ok()) co_return engine.TakeStatus();
   engine_ = *std::move(engine);
   backend_.keys = KeySpace::Of(store_->namespaced);
-  backend_.stored.resize(store_->ranges);  // its elements stay where they are
-  local_.resize(store_->ranges);
-  namespaced_.resize(store_->namespaced ? store_->ranges : 0);
-  for (uint32_t id = index(); id < store_->ranges; id += store_->reactors) {
+  MakeOwnPlaces(store_->IdLimit());
+  for (Partition* partition : engine_->partitions()) backend_.stored[partition->id()] = partition;
+  co_return Status();
+}
+
+void ReactorPart::MakeOwnPlaces(uint32_t ids) {
+  engine_->AddPlaces(ids);
+  const auto known = static_cast<uint32_t>(local_.size());
+  if (ids <= known) return;
+  backend_.stored.resize(ids);
+  local_.resize(ids);
+  namespaced_.resize(store_->namespaced ? ids : 0);
+  for (uint32_t id = known; id < ids; ++id) {
+    if (store_->ReactorOf(id) != index()) continue;
     local_[id] = std::make_unique<LocalPartition>(id, &backend_.stored[id], &engine_->newest_change(id), host_.get());
     if (store_->namespaced) namespaced_[id] = std::make_unique<NamespacedPartition>(backend_.keys, local_[id].get());
     if (!host_) continue;
@@ -123,8 +134,28 @@ Task<Status> ReactorPart::OpenEngine(EngineOptions options) {
       replicas_[id].second = std::make_unique<NamespacedPartition>(backend_.keys, replicas_[id].first.get());
     }
   }
-  for (Partition* partition : engine_->partitions()) backend_.stored[partition->id()] = partition;
-  co_return Status();
+}
+
+void ReactorPart::AddOwnPlaces(std::vector<Place>* places) {
+  const auto ids = static_cast<uint32_t>(places->size());
+  MakeOwnPlaces(ids);
+  for (uint32_t id = 0; id < ids; ++id) {
+    if (store_->ReactorOf(id) != index()) continue;
+    (*places)[id] = {LocalPlace(id), host_ ? ReplicaPlaceOf(id) : nullptr};
+  }
+}
+
+void ReactorPart::AddPlaces(const std::vector<Place>& places) {
+  for (uint32_t id = backend_.places(); id < places.size(); ++id) {
+    const uint32_t owner = store_->ReactorOf(id);
+    const auto as_seen_here = [&](Partition* partition) {
+      if (owner == index()) return partition;
+      remote_.push_back(std::make_unique<RemotePartition>(reactor_, static_cast<int>(owner), partition));
+      return static_cast<Partition*>(remote_.back().get());
+    };
+    backend_.partitions.push_back(as_seen_here(places[id].master));
+    if (host_) backend_.replicas.push_back(as_seen_here(places[id].any));
+  }
 }
 
 Partition* ReactorPart::LocalPlace(uint32_t id) const {
@@ -157,6 +188,11 @@ Task<Status> ReactorPart::DropPartition(uint32_t id, std::optional<replication::
   co_return Status();
 }
 
+void ReactorPart::TellMap(const MapNews& news) {
+  std::optional<RangeTable> serving = backend_.map.Take(news);
+  if (serving) backend_.serving = *std::move(serving);
+}
+
 void ReactorPart::SetHere(uint32_t id, bool here) {
   const auto before = [](const Partition* p, uint32_t wanted) { return p->id() < wanted; };
   const auto at = std::lower_bound(backend_.here.begin(), backend_.here.end(), id, before);
@@ -173,16 +209,13 @@ void ReactorPart::Build(const std::vector<ReactorPart*>& parts) {
   backend_.snapshot_max_age_ms = options_->snapshot_max_age_s * kMsPerSecond;
   backend_.batch_get = [this](std::span<PointRead> reads) { engine_->BatchGet(reads); };
   backend_.batch_write = [this](std::span<PointWrite* const> writes) { engine_->BatchWrite(writes); };
-  for (uint32_t id = 0; id < store_->ranges; ++id) {
-    const uint32_t owner = store_->ReactorOf(id);
-    const auto as_seen_here = [&](Partition* partition) {
-      if (owner == index()) return partition;
-      remote_.push_back(std::make_unique<RemotePartition>(reactor_, static_cast<int>(owner), partition));
-      return static_cast<Partition*>(remote_.back().get());
-    };
-    backend_.partitions.push_back(as_seen_here(parts[owner]->LocalPlace(id)));
-    if (host_) backend_.replicas.push_back(as_seen_here(parts[owner]->ReplicaPlaceOf(id)));
+  backend_.serving = RangeTable::Equal(store_->ranges);
+  std::vector<Place> places(store_->IdLimit());
+  for (uint32_t id = 0; id < places.size(); ++id) {
+    const ReactorPart& owner = *parts[store_->ReactorOf(id)];
+    places[id] = {owner.LocalPlace(id), host_ ? owner.ReplicaPlaceOf(id) : nullptr};
   }
+  AddPlaces(places);
   for (const PartitionInfo& info : store_->partitions) backend_.here.push_back(backend_.partitions[info.id]);
   RpcOptions rpc;
   rpc.max_connections = options_->max_connections;
@@ -505,6 +538,24 @@ void ReactorPart::RegisterMetrics() {
   registry_->Add(this, "kv_offload_wait_seconds", "Time that long work waited before a thread began it.", labels,
                  &offload.wait_ns, 1e-9);
   registry_->Add(this, "kv_offload_work_seconds", "Time that long work took.", labels, &offload.work_ns, 1e-9);
+}
+
+Task<void> AddPlaces(Reactor& first, const std::vector<ReactorPart*>* parts, uint32_t ids) {
+  std::vector<ReactorPart::Place> places(ids);
+  for (ReactorPart* part : *parts) {
+    auto own = [part, &places](Reactor&) -> Task<void> {
+      part->AddOwnPlaces(&places);
+      co_return;
+    };
+    co_await CallOn(first, static_cast<int>(part->index()), std::move(own));
+  }
+  for (ReactorPart* part : *parts) {
+    auto all = [part, &places](Reactor&) -> Task<void> {
+      part->AddPlaces(places);
+      co_return;
+    };
+    co_await CallOn(first, static_cast<int>(part->index()), std::move(all));
+  }
 }
 
 }  // namespace pando

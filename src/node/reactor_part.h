@@ -72,6 +72,16 @@ class ReactorPart final : private replication::HostObserver {
   Task<Status> LeaveCluster(Nanos hand_over_ns);
 
   Task<Status> OpenEngine(EngineOptions options);
+  // The places of a partition, on its own reactor: as requests see them, for its master and for any replica.
+  struct Place {
+    Partition* master = nullptr;
+    Partition* any = nullptr;  // null: this node is alone
+  };
+  // Makes places for the partitions of this reactor with IDs below the size of `places`, and puts all of them there.
+  // REQUIRES: OpenEngine.
+  void AddOwnPlaces(std::vector<Place>* places);
+  // The places of all partitions, by ID. REQUIRES: OpenEngine.
+  void AddPlaces(const std::vector<Place>& places);
   // Build creates the service over all partitions. REQUIRES: every part's engine is open.
   // Connect makes the services known to each other. REQUIRES: Build has run on every part.
   void Build(const std::vector<ReactorPart*>& parts);
@@ -102,7 +112,7 @@ class ReactorPart final : private replication::HostObserver {
   // Of any reactor: whether the node holds the partition. REQUIRES: Build.
   void SetHere(uint32_t id, bool here);
   // Of any reactor, in a cluster: what is new in its map.
-  void TellMap(const MapNews& news) { backend_.map.Take(news); }
+  void TellMap(const MapNews& news);
   Task<ReactorPartStatus> CollectStatus();
   // What is known to be damaged here. With `start`, first begins a pass at
   // `bytes_per_s` (0 = the engine's configured rate).
@@ -113,6 +123,7 @@ class ReactorPart final : private replication::HostObserver {
   struct PublishTimer : Timer {
     ReactorPart* part = nullptr;
   };
+  void MakeOwnPlaces(uint32_t ids);
   // The place of a partition of this reactor as requests see it.
   Partition* LocalPlace(uint32_t id) const;
   Task<Status> Renew(PartitionInfo info);
@@ -155,5 +166,8 @@ class ReactorPart final : private replication::HostObserver {
   PublishTimer publish_;
   PartitionSums sums_;
 };
+
+// Makes places on all reactors for the partitions with IDs below `ids`. Called on reactor 0, as often as one likes.
+Task<void> AddPlaces(Reactor& first, const std::vector<ReactorPart*>* parts, uint32_t ids);
 
 }  // namespace pando

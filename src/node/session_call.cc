@@ -53,6 +53,15 @@ Task<void> SessionCall::AskAll(Questions* questions, Ask ask) {
 Task<std::map<uint32_t, Status>> SessionCall::Await(std::vector<uint32_t> ids, Nanos deadline_ns) {
   std::map<uint32_t, Status> refused;
   if (!any_replica_) co_return refused;
+  // The halves that the session has seen may have taken writes that no replica of the whole has (docs/SPLIT.md).
+  for (const uint32_t id : ids) {
+    if (!after_session_ || !session_.HasSeenPartOf(id, backend_.serving.base())) continue;
+    refused[id] = Error(Code::kNotMaster,
+                        "partition {}: it was split, as the session has seen, and this node has not learned that yet: "
+                        "ask another node",
+                        id);
+  }
+  std::erase_if(ids, [&](uint32_t id) { return refused.contains(id); });
   struct AwaitOne {
     Task<void> operator()(ReadGate* gate, Question* question) const { return Run(gate, question); }
     static Task<void> Run(ReadGate* gate, Question* question) {

@@ -275,7 +275,7 @@ void WritePath::Begin(std::unique_ptr<Entry> owned) {
   entry->deadline_ns = entry->received_ns + entry->budget_ms * kMillisecond;
   server_->BeginCall(entry->id);
   JoinDeadlines(entry);
-  entry->partition_id = backend_->store->PartitionOf(entry->op.key);
+  entry->partition_id = backend_->serving.PartitionOf(entry->op.key);
   const uint32_t reactor = backend_->store->ReactorOf(entry->partition_id);
   if (entry->session) entry->seen_epoch = entry->session->EpochOf(entry->partition_id);
   backend_->keys.Store(&entry->op.key);

@@ -49,7 +49,8 @@ static_assert(offsetof(StoreHeader, features) == 68 && offsetof(StoreHeader, che
 
 // Bits of StoreHeader::features. A build that does not know one of them must not open the store.
 constexpr uint32_t kNamespaced = 1;  // stored keys begin with a namespace
-constexpr uint32_t kKnownFeatures = kNamespaced;
+constexpr uint32_t kHalves = 2;      // partitions may have IDs that are not below `ranges`
+constexpr uint32_t kKnownFeatures = kNamespaced | kHalves;
 
 // Without a table, the UUIDs of all partitions and the seal bytes are in the header.
 constexpr size_t kUuidsWithoutTable = 40, kSealBytesWithoutTable = 2088;
@@ -71,6 +72,11 @@ uint32_t SealBytesOf(const StoreHeader& header) {
 
 uint32_t FeaturesOf(const StoreHeader& header) { return header.format >= kFeaturesFormat ? header.features : 0; }
 
+// IDs of partitions are below it.
+uint32_t IdLimitOf(const StoreHeader& header) {
+  return (FeaturesOf(header) & kHalves) != 0 ? kMaxPartitions : header.ranges;
+}
+
 uint64_t TableBytes(uint64_t entries) { return AlignUp(entries * sizeof(StoreEntry), kBlockBytes); }
 
 constexpr char kMetaName[] = "store.meta", kTemporaryMetaName[] = "store.meta.tmp";
@@ -87,6 +93,7 @@ AlignedBuffer EncodeStore(const StoreInfo& info) {
   header.page_bytes = info.page_bytes;
   header.seal_bytes = info.seal_bytes;
   header.features = info.namespaced ? kNamespaced : 0;
+  if (!info.partitions.empty() && info.partitions.back().id >= info.ranges) header.features |= kHalves;
   header.node = info.node;
   header.layout = info.layout;
   header.partitions = static_cast<uint32_t>(info.partitions.size());
@@ -153,7 +160,7 @@ Status CheckHeader(const StoreHeader& file, const std::string& path) {
   if (status.ok() && file.format < kTableFormat && file.ranges > kMaxPartitionsWithoutTable) {
     status = Error(Code::kCorruption, "{} partitions in format {}", file.ranges, file.format);
   }
-  if (status.ok() && file.format >= kTableFormat && (file.partitions > file.ranges || file.dropped > kMaxDropped)) {
+  if (status.ok() && file.format >= kTableFormat && (file.partitions > IdLimitOf(file) || file.dropped > kMaxDropped)) {
     status =
         Error(Code::kCorruption, "{} of {} partitions, and {} dropped", file.partitions, file.ranges, file.dropped);
   }
@@ -201,7 +208,7 @@ Result<StoreInfo> InfoWithTable(const StoreHeader& header, const char* table, st
       info.dropped.push_back({entry.uuid, entry.value});
       continue;
     }
-    if (entry.value >= header.ranges || (i > 0 && entry.value <= info.partitions.back().id)) {
+    if (entry.value >= IdLimitOf(header) || (i > 0 && entry.value <= info.partitions.back().id)) {
       return Error(Code::kCorruption, "{}: entry {} of the table at offset {} has ID {}; restore it from a backup",
                    path, i, kBlockBytes, entry.value);
     }
@@ -340,7 +347,7 @@ Task<Result<StoreInfo>> CreateStore(Reactor& reactor, StoreOptions options) {
 }  // namespace
 
 uint32_t StoreInfo::PartitionOf(std::string_view key) const {
-  unsigned bits = static_cast<unsigned>(std::countr_zero(ranges));
+  const unsigned bits = static_cast<unsigned>(std::countr_zero(ranges));
   return bits == 0 ? 0 : static_cast<uint32_t>(HashId(key) >> (64 - bits));
 }
 
@@ -372,9 +379,8 @@ std::vector<std::pair<Uuid, LogPosition>> StoreInfo::DroppedInLog(uint32_t react
 }
 
 PartitionInfo StoreInfo::InfoOf(uint32_t id, const Uuid& uuid) const {
-  const unsigned bits = static_cast<unsigned>(std::countr_zero(ranges));
-  const uint64_t first = bits == 0 ? 0 : uint64_t{id} << (64 - bits);
-  return {id, uuid, first, bits == 0 ? ~0ull : first + (~0ull >> bits)};
+  const auto [first, last] = HashRangeOf(id, ranges);
+  return {id, uuid, first, last};
 }
 
 std::string StoreInfo::PartitionName(uint32_t partition) { return fmt::format("partition-{:05}", partition); }

@@ -9,17 +9,20 @@
 //   DIR/partition-P/replica   what its replica here must never forget, if it has several
 //                             (src/replication/replica_file.h)
 //
-// The hash space is divided into `ranges` equal parts. A partition has the number of its range as
-// its ID. A store need not hold a partition for each range.
+// The hash space was divided into `ranges` equal parts. A partition has the number of its range as its
+// ID, which can also be a half of one of them (src/base/hash_ranges.h). A store need not hold a
+// partition for each range.
 //
 // Threads: values; the functions run on one reactor.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "src/base/hash_ranges.h"
 #include "src/base/ids.h"
 #include "src/base/result.h"
 #include "src/buffer_pool/page.h"
@@ -29,7 +32,6 @@
 
 namespace pando {
 
-inline constexpr uint32_t kMaxPartitions = 65536;
 inline constexpr char kLockName[] = "lock";  // in the data directory
 // In the directory of a partition: its file, and those that are to become it and may not be complete yet: of a
 // partition that is created or installed, and of accept_loss.h.
@@ -67,10 +69,10 @@ struct StoreInfo {
   uint32_t page_bytes = 0;
   uint32_t seal_bytes = 0;
   bool namespaced = false;  // stored keys begin with a namespace (key_space.h)
-  uint32_t ranges = 0;      // a power of two
+  uint32_t ranges = 0;      // those it was created with: a power of two
   // Counts how often the logs have been replaced by those of another number of reactors.
   uint64_t layout = 0;
-  std::vector<PartitionInfo> partitions;                        // ascending by ID, which is below `ranges`
+  std::vector<PartitionInfo> partitions;                        // ascending by ID
   static constexpr LogPosition kAnyPosition = ~LogPosition{0};  // after every other one
   struct Dropped {
     Uuid uuid;
@@ -81,7 +83,11 @@ struct StoreInfo {
   // is lost (verify/accept_loss.h, verify/accept_log_loss.h).
   std::vector<Dropped> dropped;
 
-  uint32_t PartitionOf(std::string_view key) const;  // the ID
+  // The ID of the range that has the key, of those that the store was created with. A node of a cluster asks
+  // its RangeTable instead, because partitions may have been split since.
+  uint32_t PartitionOf(std::string_view key) const;
+  // IDs of its partitions, and of the ranges that it was created with, are below it.
+  uint32_t IdLimit() const { return partitions.empty() ? ranges : std::max(ranges, partitions.back().id + 1); }
   // Null: the store does not hold it.
   const PartitionInfo* Find(uint32_t id) const;
   const Dropped* FindDropped(const Uuid& uuid) const;
@@ -91,7 +97,7 @@ struct StoreInfo {
   // reactor holds a partition with the UUID again, what comes later belongs to it. (The position is one in
   // that log: it says nothing about those of other reactors.)
   std::vector<std::pair<Uuid, LogPosition>> DroppedInLog(uint32_t reactor) const;
-  // What a new partition with this ID and UUID is like.
+  // What a new partition with this ID and UUID is like. REQUIRES: id < kMaxPartitions.
   PartitionInfo InfoOf(uint32_t id, const Uuid& uuid) const;
   uint32_t ReactorOf(uint32_t partition) const { return partition % reactors; }
   static std::string PartitionName(uint32_t partition);  // of its directory in data_dir

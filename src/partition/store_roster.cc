@@ -23,7 +23,7 @@ Status StoreRoster::StillOurs() const {
 
 Status StoreRoster::CheckNew(uint32_t id) const {
   RETURN_IF_ERROR(failure_);
-  if (id >= store_.ranges) {
+  if (id >= id_limit_) {
     return Error(Code::kInvalidArgument, "there is no partition {}: the store is divided into {} ranges", id,
                  store_.ranges);
   }

@@ -34,7 +34,7 @@ class StoreRoster {
   // `lock`: the identity of the lock file. Nothing is changed if the directory has another one or none,
   // because another process may have opened the store. Not set: no check.
   StoreRoster(Reactor& reactor, StoreInfo store, std::optional<FileIdentity> lock = std::nullopt)
-      : reactor_(reactor), store_(std::move(store)), lock_(lock) {}
+      : reactor_(reactor), store_(std::move(store)), lock_(lock), id_limit_(store_.IdLimit()) {}
 
   Task<Status> Open();
   Task<Status> Close();
@@ -43,7 +43,10 @@ class StoreRoster {
   // RO2: whether it is known which store.meta a restart will find.
   bool certain() const { return failure_.ok(); }
 
-  // Whether the store may be changed (RO2), has such a range, and holds no partition for it. Create and Install
+  // The store belongs to a node of a cluster, whose partitions may be split: from now on it may hold halves.
+  void AllowHalves() { id_limit_ = kMaxPartitions; }
+
+  // Whether the store may be changed (RO2), may have such a range, and holds no partition for it. Create and Install
   // begin with it.
   Status CheckNew(uint32_t id) const;
 
@@ -86,6 +89,7 @@ class StoreRoster {
   Reactor& reactor_;
   StoreInfo store_;
   const std::optional<FileIdentity> lock_;
+  uint32_t id_limit_;  // IDs are below it
   Directory directory_;
   Status failure_;  // RO2
   // Dropped, or being installed: the file of this UUID may still be there under this ID.

@@ -25,7 +25,7 @@ Range RangeOf(RetryCause cause) {
 }
 
 // IDL constants that this build has no name for in ApiCode.
-constexpr int32_t kStaleMap = 6, kMoving = 7;
+constexpr int32_t kMoving = 7;
 
 }  // namespace
 
@@ -34,7 +34,7 @@ RetryCause CauseOf(const api::KvError& error) {
   switch (error.code) {
     case static_cast<int32_t>(ApiCode::kNotMaster):
     case static_cast<int32_t>(ApiCode::kTooStale):
-    case kStaleMap:
+    case static_cast<int32_t>(ApiCode::kStaleMap):
     case kMoving: return RetryCause::kMisrouted;
     case static_cast<int32_t>(ApiCode::kOverloaded): return error.retryable ? RetryCause::kBusy : RetryCause::kNone;
     case static_cast<int32_t>(ApiCode::kUnavailable): return error.retryable ? RetryCause::kNotNow : RetryCause::kNone;

@@ -1,6 +1,7 @@
 #include "src/router/route_map.h"
 
 #include <algorithm>
+#include <bit>
 #include <utility>
 
 #include "src/base/hash.h"
@@ -29,6 +30,15 @@ Result<Route> ToRoute(const api::Route& from) {
 
 }  // namespace
 
+namespace {
+
+bool SamePartitions(const std::vector<Route>& a, const std::vector<Route>& b) {
+  const auto same = [](const Route& x, const Route& y) { return x.partition == y.partition; };
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), same);
+}
+
+}  // namespace
+
 Status CheckCoverage(std::vector<Route>* routes) {
   std::sort(routes->begin(), routes->end(), [](const Route& a, const Route& b) { return a.first_hash < b.first_hash; });
   uint64_t next = 0;
@@ -47,6 +57,24 @@ Status CheckCoverage(std::vector<Route>* routes) {
   }
   if (routes->empty()) return Error(Code::kCorruption, "there is no partition");
   return {};
+}
+
+Result<uint32_t> BaseOf(const std::vector<Route>& routes) {
+  uint32_t base = 0;
+  for (const Route& r : routes) {
+    const int row = std::countl_zero(r.last_hash - r.first_hash);  // of so many bits, all hashes have the same
+    const bool possible = row < static_cast<int>(std::bit_width(2 * kMaxPartitions));
+    const uint64_t place = row == 0 ? 1 : (uint64_t{1} << (row % 64)) + (r.first_hash >> ((64 - row) % 64));
+    const uint64_t base_of_this = place - r.partition;
+    const bool known = possible && place > r.partition && base_of_this <= kMaxPartitions &&
+                       std::has_single_bit(base_of_this) && r.partition < kMaxPartitions;
+    if (base == 0 && known) base = static_cast<uint32_t>(base_of_this);
+    if (!known || base != base_of_this || HashRangeOf(r.partition, base) != std::pair(r.first_hash, r.last_hash)) {
+      return Error(Code::kCorruption, "partition {} cannot have the hashes {:016x} to {:016x}", r.partition,
+                   r.first_hash, r.last_hash);
+    }
+  }
+  return base;
 }
 
 Status RouteMap::Apply(const api::MapReply& reply, const std::string& asked_at) {
@@ -93,7 +121,14 @@ Status RouteMap::Apply(const api::MapReply& reply, const std::string& asked_at) 
     if (!reply.whole) version_ = 0;
     return Error(Code::kInvalidArgument, "the map of {} does not fit together: {}", asked_at, covered.message());
   }
+  const Result<uint32_t> base = BaseOf(routes);
+  if (!base.ok()) {
+    return Error(Code::kInvalidArgument, "the map of {} does not fit together: {}", asked_at, base.status().message());
+  }
+  // RM2: whoever asks again learns of it from a node that knows more.
+  if (older && !SamePartitions(routes, routes_)) routes = routes_;
   cluster_id_ = *cluster;
+  base_ = *base;
   version_ = std::max(version_, reply.version);
   if (nodes == nodes_ && routes == routes_) return {};
   nodes_ = std::move(nodes);

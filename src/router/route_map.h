@@ -5,7 +5,8 @@
 //
 // Invariants
 //   RM1  A map that is given out covers every hash exactly once.
-//   RM2  A route is never replaced by an older one: lineage and epoch only grow.
+//   RM2  A route is never replaced by an older one: lineage and epoch only grow. Nor does a map that is older than
+//        what is known say which partitions there are: a node that lags behind may not know of a split.
 #pragma once
 
 #include <cstdint>
@@ -68,15 +69,21 @@ class RouteMap {
   NodeId NodeAt(std::string_view address) const;  // 0: none
   const std::map<NodeId, RouteNode>& nodes() const { return nodes_; }
   const std::vector<Route>& routes() const { return routes_; }  // by first_hash
+  // With how many partitions the cluster was created (hash_ranges.h). REQUIRES: complete().
+  uint32_t base() const { return base_; }
 
  private:
   Uuid cluster_id_;
   int64_t version_ = 0;
+  uint32_t base_ = 0;
   uint64_t changes_ = 0;
   std::map<NodeId, RouteNode> nodes_;
   std::vector<Route> routes_;
   std::unordered_map<uint32_t, size_t> by_partition_;  // index in routes_
 };
+
+// How many partitions a cluster was created with in which these partitions have these ranges. kCorruption: in none.
+Result<uint32_t> BaseOf(const std::vector<Route>& routes);
 
 // Whether the ranges cover every hash exactly once. kCorruption says where they do not. Sorts `routes`.
 Status CheckCoverage(std::vector<Route>* routes);

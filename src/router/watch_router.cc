@@ -121,6 +121,22 @@ Status CheckPositions(const NodeShare& share, const api::WatchPartitionsReply& r
   return Error(Code::kCorruption, "node {} sent other positions than it was asked for", share.node);
 }
 
+// The same positions for the partitions of the plan, of which some may have been split since (RW1).
+Status MoveTo(const RangePlan& plan, uint32_t base, std::map<int32_t, int64_t>* versions) {
+  if (versions->empty()) return Status();  // from now on
+  std::map<uint32_t, Version> known;
+  for (const auto& [id, version] : *versions) known[static_cast<uint32_t>(id)] = static_cast<Version>(version);
+  std::map<int32_t, int64_t> moved;
+  for (const NodeShare& share : plan.shares) {
+    for (const int32_t id : share.partitions) {
+      ASSIGN_OR_RETURN(const Version version, VersionFor(static_cast<uint32_t>(id), base, known));
+      moved[id] = static_cast<int64_t>(version);
+    }
+  }
+  *versions = std::move(moved);
+  return Status();
+}
+
 }  // namespace
 
 // Asks each node, unless what it was asked before is still asked or answered.
@@ -136,7 +152,7 @@ void WatchRouter::Ask(WatchCall* call, Watched* watched, const RangePlan& plan, 
     for (int32_t id : share.partitions) {
       api::PartitionPosition& position = part->args.request.positions.emplace_back();
       position.partition = id;
-      position.version = watched->versions.contains(id) ? watched->versions[id] : kFromNow;
+      position.version = watched->versions.empty() ? kFromNow : watched->versions.at(id);
     }
     const auto same = [&part](const std::shared_ptr<Part>& kept) {
       return kept->share.node == part->share.node && kept->args.request.positions == part->args.request.positions;
@@ -158,6 +174,10 @@ Task<bool> WatchRouter::RunRound(WatchCall* call, Watched* watched, int32_t wait
   Reactor& reactor = call->server->reactor();
   Result<RangePlan> plan = watched->tries->Plan(watched->range);
   if (!plan.ok()) co_return false;
+  if (const Status moved = MoveTo(*plan, nodes_->map().base(), &watched->versions); !moved.ok()) {
+    watched->tries->NoteGap(moved);
+    co_return false;
+  }
   Round round;
   Ask(call, watched, *plan, wait_ms, &round);
   // The first round takes no time, and gives every partition its position.
@@ -215,7 +235,7 @@ Task<void> WatchRouter::WatchHere(WatchCall* call) {
     for (const Route& route : map.routes()) ids.push_back(static_cast<int32_t>(route.partition));
     std::sort(ids.begin(), ids.end());
   }
-  const WatchBinding binding{map.cluster_id(), watched.prefix, ids.size()};
+  WatchBinding binding{map.cluster_id(), watched.prefix, map.base(), {ids.begin(), ids.end()}};
   if (!call->memory.TryGrow(ids.size() * kPositionBytes)) {
     Refuse(call, Refusal(call->server->OverloadedError(ids.size() * kPositionBytes)));
     co_return;
@@ -255,7 +275,11 @@ Task<void> WatchRouter::WatchHere(WatchCall* call) {
   api::WatchReply& reply = call->reply.success;
   ToChanges(watched.changes, &reply.changes);
   WatchPosition position;
-  for (const auto& [id, version] : watched.versions) position.versions.push_back(static_cast<Version>(version));
+  binding.ids.clear();
+  for (const auto& [id, version] : watched.versions) {
+    binding.ids.push_back(static_cast<uint32_t>(id));
+    position.versions.push_back(static_cast<Version>(version));
+  }
   reply.position = EncodeWatchPosition(binding, position);
   reply.more = watched.more;
 }

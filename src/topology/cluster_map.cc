@@ -106,6 +106,16 @@ class Fields {
     }
     return replicas;
   }
+  // Not set: the field is missing.
+  std::optional<SplitOrder> Split(const char* name) {
+    if (failed_ || !object_.contains(name)) return std::nullopt;
+    Fields order(Take(name), name);
+    SplitOrder split;
+    split.rate_mb_s = order.Small("rate_mb_s");
+    split.unknown = order.Rest();
+    if (order.failed_) Fail(fmt::format("in {}, {}", order.where_, order.problem_));
+    return split;
+  }
   void Fail(std::string problem) {
     if (!failed_) problem_ = std::move(problem);
     failed_ = true;
@@ -172,8 +182,11 @@ Result<Record> Finish(const Fields& fields, const TopologyEntry& entry, Record r
 // An object that already has the fields that this build does not know.
 Json Start(const UnknownFields& unknown) { return unknown.empty() ? Json::object() : Json::parse(unknown); }
 
-Result<std::string> Finish(Json object, std::string key) {
-  object["format"] = kTopologyFormat;
+constexpr int kStatesFormat = 3;  // the first one with states of partitions
+constexpr int kUsualFormat = 2;   // of values that builds before format 3 understand
+
+Result<std::string> Finish(Json object, std::string key, int format = kUsualFormat) {
+  object["format"] = format;
   std::string value = object.dump(-1, ' ', false, Json::error_handler_t::replace);
   RETURN_IF_ERROR(CheckTopologyValue(key, value));
   return value;
@@ -192,6 +205,10 @@ Json ToJson(const std::vector<ReplicaRecord>& replicas) {
 
 constexpr std::pair<NodeState, std::string_view> kNodeStates[] = {
     {NodeState::kActive, "active"}, {NodeState::kDraining, "draining"}, {NodeState::kRemoved, "removed"}};
+
+constexpr std::pair<PartitionStage, std::string_view> kPartitionStates[] = {{PartitionStage::kServing, "serving"},
+                                                                            {PartitionStage::kBuilding, "building"},
+                                                                            {PartitionStage::kRetired, "retired"}};
 
 constexpr std::pair<Replacing, std::string_view> kReplacing[] = {
     {Replacing::kAsStarted, "as-started"}, {Replacing::kOn, "on"}, {Replacing::kOff, "off"}};
@@ -221,14 +238,6 @@ Status Broken(fmt::format_string<Args...> format, Args&&... args) {
 }
 
 }  // namespace
-
-std::pair<uint64_t, uint64_t> HashRangeOf(uint32_t id, uint32_t count) {
-  CHECK(std::has_single_bit(count) && id < count) << id << " of " << count;
-  const int bits = std::countr_zero(count);
-  if (bits == 0) return {0, UINT64_MAX};
-  const uint64_t first = static_cast<uint64_t>(id) << (64 - bits);
-  return {first, first + (UINT64_MAX >> bits)};
-}
 
 std::string NodeKey(NodeId id) { return fmt::format("node/{}", id); }
 std::string PartitionKey(uint32_t id) { return fmt::format("partition/{:05}", id); }
@@ -278,7 +287,9 @@ Status CheckAddresses(const NodeRecord& r) {
 Status Check(const ClusterRecord& r) {
   if (r.cluster_id.IsNil()) return Broken("the cluster has no ID");
   if (r.protocol == 0) return Broken("the protocol version is 0");
-  if (!std::has_single_bit(r.partitions)) return Broken("{} partitions: it must be a power of two", r.partitions);
+  if (!std::has_single_bit(r.partitions) || r.partitions > kMaxPartitions) {
+    return Broken("{} partitions: it must be a power of two, up to {}", r.partitions, kMaxPartitions);
+  }
   if (r.replicas == 0 || r.replicas > kMaxReplicas) {
     return Broken("{} replicas: it must be 1 to {}", r.replicas, kMaxReplicas);
   }
@@ -302,11 +313,15 @@ Status Check(const NodeRecord& r) {
 }
 
 Status Check(const PartitionRecord& r) {
+  if (r.id >= kMaxPartitions) return Broken("there cannot be a partition {}", r.id);
   if (r.first_hash > r.last_hash) return Broken("partition {} ends before it begins", r.id);
   if (r.lineage == 0 || r.epoch == 0) return Broken("partition {} has lineage or epoch 0", r.id);
   if (r.lineage > kMaxNumber || r.epoch > kMaxNumber) {
     return Broken("partition {} has lineage {} and epoch {}: no reader of JSON takes more than {}", r.id, r.lineage,
                   r.epoch, kMaxNumber);
+  }
+  if (r.split && r.state != PartitionStage::kServing) {
+    return Broken("partition {} is being split, and does not serve", r.id);
   }
   if (r.replicas == 0 || r.replicas > kMaxReplicas) {
     return Broken("partition {} should have {} replicas: it must be 1 to {}", r.id, r.replicas, kMaxReplicas);
@@ -384,7 +399,14 @@ Result<std::string> Encode(const PartitionRecord& r) {
   object["min_isr"] = r.min_isr;
   object["op_id"] = r.op_id;
   object["replicas"] = r.replicas;
-  return Finish(std::move(object), PartitionKey(r.id));
+  if (r.state == PartitionStage::kServing && !r.split) return Finish(std::move(object), PartitionKey(r.id));
+  object["state"] = kPartitionStates[static_cast<size_t>(r.state)].second;
+  if (r.split) {
+    Json split = Start(r.split->unknown);
+    split["rate_mb_s"] = r.split->rate_mb_s;
+    object["split"] = std::move(split);
+  }
+  return Finish(std::move(object), PartitionKey(r.id), kTopologyFormat);
 }
 
 Result<std::string> Encode(const ControllerRecord& r) {
@@ -452,6 +474,10 @@ Result<PartitionRecord> DecodePartition(const TopologyEntry& entry) {
   r.min_isr = fields.Small("min_isr");
   r.op_id = fields.Text("op_id");
   r.replicas = fields.Small("replicas");
+  if (value.format >= kStatesFormat) {
+    r.state = Named(kPartitionStates, fields.Text("state"), "state", &fields);
+    r.split = fields.Split("split");
+  }
   return Finish(fields, entry, std::move(r));
 }
 
@@ -493,6 +519,24 @@ Status ClusterMap::Apply(const TopologyEntry& entry) {
   return Status();
 }
 
+bool ClusterMap::Serves(uint32_t id) const {
+  const auto at = partitions.find(id);
+  if (at == partitions.end()) return false;
+  std::optional<PartitionStage> of_whole;
+  const std::optional<uint32_t> whole = cluster ? WholeOf(id, cluster->record.partitions) : std::nullopt;
+  const auto found = whole ? partitions.find(*whole) : partitions.end();
+  if (found != partitions.end()) of_whole = found->second.record.state;
+  return ServesIn(at->second.record.state, of_whole);
+}
+
+std::vector<uint32_t> ClusterMap::Serving() const {
+  std::vector<uint32_t> serving;
+  for (const auto& [id, partition] : partitions) {
+    if (Serves(id)) serving.push_back(id);
+  }
+  return serving;
+}
+
 std::vector<std::string> ClusterMap::Problems() const {
   std::vector<std::string> problems;
   if (!cluster) problems.push_back("there is no cluster record: the cluster has not been created");
@@ -502,6 +546,7 @@ std::vector<std::string> ClusterMap::Problems() const {
   std::map<uint64_t, const PartitionRecord*> by_hash;
   for (const auto& [id, partition] : partitions) {
     const PartitionRecord& r = partition.record;
+    if (!Serves(id)) continue;
     if (auto [it, fresh] = by_hash.emplace(r.first_hash, &r); !fresh) {
       problems.push_back(fmt::format("partitions {} and {} begin at the same hash", it->second->id, id));
     }
@@ -525,6 +570,12 @@ std::vector<std::string> ClusterMap::Problems() const {
     next = r->last_hash + 1;
   }
   if (!covered) problems.push_back(fmt::format("no partition has the hashes {} to {}", Hex(next), Hex(UINT64_MAX)));
+  if (!problems.empty()) return problems;
+  for (const auto& [id, partition] : partitions) {
+    const PartitionRecord& r = partition.record;
+    if (std::pair(r.first_hash, r.last_hash) == HashRangeOf(id, cluster->record.partitions)) continue;
+    problems.push_back(fmt::format("the record of partition {} has a range that is not the one of this number", id));
+  }
   return problems;
 }
 

@@ -7,8 +7,9 @@
 //   controller          ControllerRecord; there may be none
 //
 // Values are JSON objects; docs/FORMAT.md describes them. Encode writes the fields in alphabetical
-// order, without spaces, so that equal records are equal bytes. Values of format 1 are still read,
-// and have the format of this build after they were changed.
+// order, without spaces, so that equal records are equal bytes. Values of format 1 are still read, and
+// have a newer one after they were changed: format 2, or 3 if they say something that builds which do
+// not know format 3 must not pass over.
 //
 // The op_id of a record is text that is new with every write of it, so that whoever has not learned
 // the outcome of a write recognises it (JudgeUnknown in topology.h). NewOpId makes one.
@@ -20,6 +21,8 @@
 //        Encode writes again, in the record itself and in each of its replicas.
 //   TM2  Every record that Encode returns, and every one that Decode accepts, passes Check. So for
 //        partitions |ISR| >= min_isr >= 1, the master is in the ISR, and no UUID appears twice.
+//   TM3  Which partitions serve follows from the records alone. Of a partition and its halves, either it
+//        serves or they do, and the record of the one that was split decides (docs/SPLIT.md).
 #pragma once
 
 #include <cstdint>
@@ -30,6 +33,7 @@
 #include <utility>
 #include <vector>
 
+#include "src/base/hash_ranges.h"
 #include "src/base/ids.h"
 #include "src/base/result.h"
 #include "src/topology/topology_store.h"
@@ -38,7 +42,7 @@ namespace pando {
 
 using NodeId = uint32_t;  // from 1; never reused within a cluster
 
-inline constexpr int kTopologyFormat = 2;
+inline constexpr int kTopologyFormat = 3;     // the newest
 inline constexpr uint32_t kMaxReplicas = 16;  // of one partition, of any state
 inline constexpr size_t kMaxPeerAddresses = 256;
 inline constexpr size_t kMaxOpIdBytes = 128;
@@ -89,6 +93,20 @@ struct ReplicaRecord {
   bool operator==(const ReplicaRecord&) const = default;
 };
 
+// Whether a partition serves its range (docs/SPLIT.md).
+enum class PartitionStage : uint8_t {
+  kServing,
+  kBuilding,  // a half, which serves once the partition that it is a half of is retired
+  kRetired,   // nobody needs its data: it was split, or it is a half of a split that was given up
+};
+
+// A split that runs.
+struct SplitOrder {
+  uint32_t rate_mb_s = 0;  // how fast the halves are filled; 0: without a limit
+  UnknownFields unknown;
+  bool operator==(const SplitOrder&) const = default;
+};
+
 struct PartitionRecord {
   uint32_t id = 0;
   uint64_t first_hash = 0, last_hash = 0;  // its range of hash IDs, both included
@@ -100,6 +118,8 @@ struct PartitionRecord {
   std::vector<ReplicaRecord> learners;     // being installed; not counted
   uint32_t replicas = 0;                   // R: how many there should be
   uint32_t min_isr = 0;                    // the ISR never has fewer members
+  PartitionStage state = PartitionStage::kServing;
+  std::optional<SplitOrder> split;  // only of one that serves
   std::string op_id;
   UnknownFields unknown;
   bool operator==(const PartitionRecord&) const = default;
@@ -122,8 +142,11 @@ struct ControllerRecord {
 // min_isr for R replicas, unless the operator says something else.
 constexpr uint32_t DefaultMinIsr(uint32_t replicas) { return replicas / 2 + 1; }
 
-// Ranges of equal size, for a new cluster. REQUIRES: `count` is a power of two, and id < count.
-std::pair<uint64_t, uint64_t> HashRangeOf(uint32_t id, uint32_t count);
+// Whether a half that is in this state serves, or a partition of the first row. `whole`: the state of the one that it
+// is a half of; nullopt: there is none (TM3).
+constexpr bool ServesIn(PartitionStage state, std::optional<PartitionStage> whole) {
+  return state == PartitionStage::kServing || (state == PartitionStage::kBuilding && whole == PartitionStage::kRetired);
+}
 
 // The UUID of the partition itself. All of its replicas use it, so it is not random but derived from
 // what identifies the partition.
@@ -173,6 +196,10 @@ struct ClusterMap {
 
   // Takes the newer state of one key. Keys of other kinds are for other builds, and are passed over.
   Status Apply(const TopologyEntry& entry);
+  // Whether the partition serves its range (TM3).
+  bool Serves(uint32_t id) const;
+  // Those that do, by ID.
+  std::vector<uint32_t> Serving() const;
   // What does not fit together, one sentence each: hash ranges that are missing or overlap, and
   // replicas on nodes that are not there. Empty for a complete map.
   std::vector<std::string> Problems() const;

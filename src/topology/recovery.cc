@@ -13,6 +13,11 @@ namespace {
 
 constexpr const char* kNothingWritten = "Nothing was written";
 
+// Which halves serve is in the topology alone.
+constexpr char kHalves[] =
+    "{} holds partition {} of {}: it is a half of a partition that was split, and a topology with such partitions "
+    "cannot be made anew from directories. Put back a copy of the topology";
+
 template <typename... Args>
 Status Mismatch(fmt::format_string<Args...> format, Args&&... args) {
   return Error(Code::kInvalidArgument, "{}. {}", fmt::format(format, std::forward<Args>(args)...), kNothingWritten);
@@ -266,6 +271,9 @@ class Planner {
     for (const NodeReport& report : in_.reports) highest = std::max(highest, report.epoch);
     for (const auto& [id, old] : in_.old.partitions) highest = std::max(highest, old.record.epoch);
     const uint32_t count = plan_.cluster.partitions;
+    if (!in_.old.partitions.empty() && in_.old.partitions.rbegin()->first >= count) {
+      return Mismatch(kHalves, "the topology", in_.old.partitions.rbegin()->first, count);
+    }
     std::vector<PartitionPlan> plans;
     for (uint32_t id = 0; id < count; ++id) {
       const auto old = in_.old.partitions.find(id);
@@ -274,9 +282,7 @@ class Planner {
     }
     for (const auto& [node, report] : heard_) {
       for (const ReplicaReport& replica : report->replicas) {
-        if (replica.partition >= count) {
-          return Mismatch("{} holds partition {} of {}", report->data_dir, replica.partition, count);
-        }
+        if (replica.partition >= count) return Mismatch(kHalves, report->data_dir, replica.partition, count);
         plans[replica.partition].Hear(node, replica);
       }
     }

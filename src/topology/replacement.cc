@@ -17,6 +17,7 @@ class Planner {
   explicit Planner(const ReplacementInput& input) : in_(input), map_(*input.map) {
     for (const auto& [id, partition] : map_.partitions) {
       const PartitionRecord& r = partition.record;
+      if (r.state == PartitionStage::kRetired) continue;
       learning_ += !r.learners.empty();
       for (const auto* list : {&r.isr, &r.evicted, &r.learners}) {
         for (const ReplicaRecord& replica : *list) ++load_[replica.node];
@@ -37,6 +38,7 @@ class Planner {
       return std::move(plan_);
     }
     for (const auto& [id, partition] : map_.partitions) {
+      if (partition.record.state == PartitionStage::kRetired) continue;
       if (!Undo(partition.record) && !Trim(partition.record)) Judge(partition.record);
     }
     return std::move(plan_);

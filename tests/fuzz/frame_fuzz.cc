@@ -57,6 +57,7 @@ struct World {
       : kernel(1), reactor(*kernel.AddMachine()->Boot()), partition(0), shared(8 << 20), server(reactor, {}, &shared) {
     store.reactors = 1;
     store.ranges = 1;
+    backend.serving = RangeTable::Equal(1);
     store.page_bytes = 8192;
     store.partitions.push_back({0, Uuid{1, 1}, 0, UINT64_MAX});
     backend.store = &store;

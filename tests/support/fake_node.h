@@ -68,6 +68,7 @@ struct FakeNode {
       Reactor& reactor = *machine->reactor(static_cast<int>(r));
       KvBackend& b = backends[r];
       b.store = &store;
+      b.serving = RangeTable::Equal(kPartitions);
       b.reactor = r;
       b.batch_get = FakePartition::BatchGet;
       b.batch_write = FakePartition::BatchWrite;

@@ -140,6 +140,23 @@ TEST_P(KvLevelsTest, ARefusalNamesTheMasterAndIsDefinite) {
   EXPECT_EQ(multi->success.items[1].error.code, kConst.SESSION_LOST);
 }
 
+// A node that has not learned of a split must not answer a session that has seen a half: its replica of the whole lacks
+// what the half has taken since (docs/SPLIT.md).
+TEST_P(KvLevelsTest, AWholeDoesNotAnswerASessionThatHasSeenItsHalf) {
+  const std::string key = KeyOn(1), other = KeyOn(0);
+  for (const std::string& k : {key, other}) node_->PartitionOf(k).records[k] = {true, 5, 0, "v"};
+  const uint32_t half = HalvesOf(node_->store.PartitionOf(key), kPartitions)->at(1);
+  const uint32_t part_of_half = HalvesOf(half, kPartitions)->at(0);
+  for (const uint32_t seen : {half, part_of_half}) {
+    const std::string token = TokenOf({{seen, {1, 1}}});
+    auto refused = GetAt(key, At(kConst.LEVEL_SESSION, token));
+    EXPECT_EQ(refused->error.code, kConst.NOT_MASTER) << refused->error.message;
+    EXPECT_TRUE(refused->error.retryable);
+    EXPECT_EQ(GetAt(other, At(kConst.LEVEL_SESSION, token))->error.code, 0);
+    EXPECT_EQ(GetAt(key, At(kConst.LEVEL_BOUNDED, token, 250))->error.code, 0);
+  }
+}
+
 TEST_P(KvLevelsTest, ForeignTokensAreRefused) {
   const std::string foreign = EncodeSessionToken({Uuid{1, 2}, {{0, {1, 1}}}});
   for (const std::string& token : {std::string("garbage"), foreign}) {
@@ -295,7 +312,8 @@ TEST_P(KvLevelsTest, SnapshotsOfTheClusterAreTakenPartitionByPartition) {
   EXPECT_EQ(refused([](api::PrepareRequest* r) { r->version = -1; }), kConst.BAD_REQUEST);
   EXPECT_EQ(refused([](api::PrepareRequest* r) { r->ttl_ms = -1; }), kConst.BAD_REQUEST);
   EXPECT_EQ(refused([](api::PrepareRequest* r) { r->partitions.clear(); }), kConst.BAD_REQUEST);
-  EXPECT_EQ(refused([](api::PrepareRequest* r) { r->partitions = {99}; }), kConst.BAD_REQUEST);
+  EXPECT_EQ(refused([](api::PrepareRequest* r) { r->partitions = {1 << 20}; }), kConst.BAD_REQUEST);
+  EXPECT_EQ(refused([](api::PrepareRequest* r) { r->partitions = {99}; }), kConst.STALE_MAP);
   EXPECT_EQ(refused([](api::PrepareRequest* r) { r->partitions.assign(1000, 0); }), kConst.BAD_REQUEST);
   renew.request.snapshot = "no token";
   EXPECT_EQ(CallFor<api::ClusterSnapshots_renew_result>("renew", renew)->error.code, kConst.BAD_REQUEST);

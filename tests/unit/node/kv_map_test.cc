@@ -124,6 +124,49 @@ TEST_P(KvMapTest, TellsEverythingOrWhatHasChanged) {
   EXPECT_EQ(GetMap(-1, cluster_)->error.code, api::g_pando_constants.BAD_REQUEST);
 }
 
+// KM2. Partition 0 of 2 is split, into 2 and 3.
+TEST_P(KvMapTest, ShowsTheHalvesOnceTheWholeIsRetired) {
+  JoinCluster();
+  MapNews first = FirstNews();
+  first.base = 2;
+  std::optional<RangeTable> serving = map().Take(first);
+  ASSERT_TRUE(serving.has_value());
+  EXPECT_EQ(*serving, RangeTable::Equal(2));
+  const auto with = [](uint32_t id, Revision revision, PartitionStage state) {
+    Versioned<PartitionRecord> known = PartitionAt(id, revision, 1, 1);
+    known.record.state = state;
+    MapNews news;
+    news.one_counter = true;
+    news.partitions = {known};
+    return news;
+  };
+  EXPECT_EQ(map().Take(with(2, 10, PartitionStage::kBuilding)), std::nullopt);
+  EXPECT_EQ(map().Take(with(3, 11, PartitionStage::kBuilding)), std::nullopt);
+  auto reply = GetMap(9, cluster_);
+  EXPECT_EQ(reply->success.version, 11);
+  EXPECT_FALSE(reply->success.whole);
+  EXPECT_THAT(reply->success.routes, IsEmpty());
+
+  serving = map().Take(with(0, 12, PartitionStage::kRetired));
+  ASSERT_TRUE(serving.has_value());
+  EXPECT_EQ(serving->ids(), (std::vector<uint32_t>{2, 3, 1}));
+  for (int64_t known : {0, 9, 11}) {  // also one who knows the records of the halves
+    reply = GetMap(known, cluster_);
+    EXPECT_TRUE(reply->success.whole) << known;
+    ASSERT_EQ(reply->success.routes.size(), 3u) << known;
+    EXPECT_EQ(reply->success.routes[0].partition, 1);
+    EXPECT_EQ(reply->success.routes[1].partition, 2);
+    EXPECT_EQ(reply->success.routes[2].partition, 3);
+  }
+  EXPECT_THAT(GetMap(12, cluster_)->success.routes, IsEmpty());
+  // What the records say later changes nothing, and is told as what is new.
+  EXPECT_EQ(map().Take(with(2, 13, PartitionStage::kServing)), std::nullopt);
+  reply = GetMap(12, cluster_);
+  EXPECT_FALSE(reply->success.whole);
+  ASSERT_EQ(reply->success.routes.size(), 1u);
+  EXPECT_EQ(reply->success.routes[0].partition, 2);
+}
+
 // A revision says nothing about another key.
 TEST_P(KvMapTest, KeysThatCountForThemselvesAreToldWhole) {
   JoinCluster();

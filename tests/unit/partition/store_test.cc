@@ -128,6 +128,33 @@ TEST(StoreInfoTest, WhatMeansNothingInALog) {
   EXPECT_EQ(store.DroppedInLog(1), (Expected{{held, 500}, {gone, StoreInfo::kAnyPosition}}));
 }
 
+// HR1. A half has an ID that is not below the number of ranges, and a build that does not know that must not open the
+// store.
+TEST_F(StoreTest, GoldenReadWithHalves) {
+  TableMeta halves;
+  halves.features = 3;
+  halves.partitions = {{1, {0xaa01, 0xbb01}}, {4, {0xaa04, 0xbb04}}, {11, {0xaa0b, 0xbb0b}}};
+  machine_->disk().WriteAll(kMeta, halves.Bytes());
+  Result<StoreInfo> info = Load();
+  ASSERT_TRUE(info.ok()) << info.status().ToString();
+  EXPECT_EQ(info->ranges, 4u);
+  EXPECT_EQ(info->IdLimit(), 12u);
+  ASSERT_EQ(info->partitions.size(), 3u);
+  EXPECT_EQ(info->partitions[1].first_hash, 0u);
+  EXPECT_EQ(info->partitions[1].last_hash, 0x1fffffffffffffffu);
+  EXPECT_EQ(info->partitions[2].first_hash, 0xe000000000000000u);
+  EXPECT_EQ(info->partitions[2].last_hash, UINT64_MAX);
+  EXPECT_EQ(info->ReactorOf(11), 1u);
+  // It is written so again, and without the feature once there are none.
+  ASSERT_TRUE(kernel_.RunTask(*reactor_, WriteStore(*reactor_, &*info))->ok());
+  EXPECT_EQ(FirstDifference(halves.Bytes(), machine_->disk().ReadAll(kMeta)), "");
+  halves.features = 1;
+  ExpectRefused(halves.Bytes(), Code::kCorruption, "has ID 4");
+  halves.features = 3;
+  halves.partitions.back().first = kMaxPartitions;
+  ExpectRefused(halves.Bytes(), Code::kCorruption, "has ID 65536");
+}
+
 TEST_F(StoreTest, GoldenReadWithTable) {
   machine_->disk().WriteAll(kMeta, TableMeta().Bytes());
   Result<StoreInfo> info = Load();

@@ -553,7 +553,7 @@ TEST_F(WatchRouterTest, PositionsAreOfOneClusterAndPrefix) {
   request.prefix = "k";
   request.position[3] = static_cast<char>(request.position[3] ^ 1);
   EXPECT_EQ(Watch(request)->error.code, kConst.BAD_CURSOR);
-  request.position = EncodeWatchPosition({Uuid{5, 6}, "k", 8}, {std::vector<Version>(8, 1)});
+  request.position = EncodeWatchPosition({Uuid{5, 6}, "k", 8, {0, 1, 2, 3, 4, 5, 6, 7}}, {std::vector<Version>(8, 1)});
   EXPECT_EQ(Watch(request)->error.code, kConst.FEED_GONE);
 }
 

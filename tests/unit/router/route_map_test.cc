@@ -139,6 +139,49 @@ TEST(RouteMap, ADeltaThatLeavesAHoleAsksForAWholeMap) {
   EXPECT_TRUE(map.Apply(Whole(8, 8), "a").ok());  // two children for each
 }
 
+// Partition 1 of 4 was split, into 6 and 7.
+api::MapReply AfterASplit(int64_t version) {
+  api::MapReply reply = Whole(4, version);
+  reply.routes.erase(reply.routes.begin() + 1);
+  reply.routes.push_back(RouteOf(6, 4, 2, 1));
+  reply.routes.push_back(RouteOf(7, 4, 3, 1));
+  return reply;
+}
+
+TEST(RouteMap, TakesTheHalvesOfAPartition) {
+  RouteMap map;
+  ASSERT_TRUE(map.Apply(Whole(4, 7), "a").ok());
+  EXPECT_EQ(map.base(), 4u);
+  ASSERT_TRUE(map.Apply(AfterASplit(9), "a").ok());
+  EXPECT_EQ(map.base(), 4u);
+  EXPECT_EQ(map.Find(1), nullptr);
+  const auto [first, last] = HashRangeOf(1, 4);
+  EXPECT_EQ(map.RouteOfHash(first).partition, 6u);
+  EXPECT_EQ(map.RouteOfHash(last).partition, 7u);
+}
+
+// RM2. The next node has nothing newer to say, so what this one does not know must not come back.
+TEST(RouteMap, ANodeThatLagsBehindTakesNoSplitBack) {
+  RouteMap map;
+  ASSERT_TRUE(map.Apply(AfterASplit(9), "a").ok());
+  ASSERT_TRUE(map.Apply(Whole(4, 7), "b").ok());
+  EXPECT_EQ(map.Find(1), nullptr);
+  EXPECT_EQ(map.routes().size(), 5u);
+  EXPECT_EQ(map.version(), 9);
+}
+
+TEST(RouteMap, RefusesNumbersThatDoNotHaveTheseRanges) {
+  RouteMap map;
+  api::MapReply wrong = Whole(4, 7);
+  std::swap(wrong.routes[1].partition, wrong.routes[2].partition);
+  EXPECT_THAT(map.Apply(wrong, "a").message(), HasSubstr("cannot have the hashes"));
+  wrong = Whole(4, 7);
+  wrong.routes[0].last_hash -= 1;
+  wrong.routes[1].first_hash -= 1;
+  EXPECT_THAT(map.Apply(wrong, "a").message(), HasSubstr("cannot have the hashes"));
+  EXPECT_FALSE(map.complete());
+}
+
 TEST(RouteMap, TheOnlyNodeMayNotKnowItsAddress) {
   RouteMap map;
   api::MapReply alone = Whole(4, 1);

@@ -190,6 +190,64 @@ TEST(ClusterMap, HashRangesCoverTheSpace) {
   }
 }
 
+// TM3. The halves of partition 0 of 2 are 2 and 3.
+TEST(ClusterMap, TheRecordOfTheWholeSaysWhetherItOrItsHalvesServe) {
+  ClusterMap map;
+  ClusterRecord cluster = Cluster();
+  cluster.partitions = 2;
+  map.cluster = {cluster, 1};
+  NodeRecord node = Node();
+  for (NodeId id = 1; id <= 3; ++id) map.nodes[id] = {node, 1};
+  const auto put = [&](uint32_t id, PartitionStage state) {
+    PartitionRecord r = Partition();
+    r.id = id;
+    std::tie(r.first_hash, r.last_hash) = HashRangeOf(id, 2);
+    r.state = state;
+    map.partitions[id] = {r, 1};
+  };
+  put(0, PartitionStage::kServing);
+  put(1, PartitionStage::kServing);
+  EXPECT_THAT(map.Serving(), ElementsAre(0, 1));
+  put(2, PartitionStage::kBuilding);
+  put(3, PartitionStage::kBuilding);
+  EXPECT_THAT(map.Serving(), ElementsAre(0, 1));
+  EXPECT_THAT(map.Problems(), ElementsAre());
+  put(0, PartitionStage::kRetired);
+  EXPECT_THAT(map.Serving(), ElementsAre(1, 2, 3));
+  EXPECT_THAT(map.Problems(), ElementsAre());
+  put(2, PartitionStage::kServing);
+  EXPECT_THAT(map.Serving(), ElementsAre(1, 2, 3));
+  // A half that was given up, and one whose whole is missing.
+  put(0, PartitionStage::kServing);
+  put(2, PartitionStage::kRetired);
+  put(3, PartitionStage::kRetired);
+  EXPECT_THAT(map.Serving(), ElementsAre(0, 1));
+  EXPECT_THAT(map.Problems(), ElementsAre());
+  map.partitions.erase(0);
+  put(2, PartitionStage::kBuilding);
+  EXPECT_THAT(map.Serving(), ElementsAre(1));
+  EXPECT_THAT(map.Problems(), testing::Not(ElementsAre()));
+}
+
+// Builds that do not know states must not take such a partition for one that serves.
+TEST(ClusterMap, StatesNeedFormat3) {
+  PartitionRecord r = Partition();
+  EXPECT_THAT(*Encode(r), HasSubstr("\"format\":2"));
+  r.state = PartitionStage::kBuilding;
+  const std::string building = *Encode(r);
+  EXPECT_THAT(building, HasSubstr("\"format\":3"));
+  EXPECT_THAT(building, HasSubstr("\"replicas\":3,\"state\":\"building\"}"));
+  EXPECT_EQ(*DecodePartition({"partition/00012", building, 1}), r);
+  r.state = PartitionStage::kServing;
+  r.split = SplitOrder{64, ""};
+  const std::string split = *Encode(r);
+  EXPECT_THAT(split, HasSubstr("\"format\":3"));
+  EXPECT_THAT(split, HasSubstr("\"replicas\":3,\"split\":{\"rate_mb_s\":64},\"state\":\"serving\"}"));
+  EXPECT_EQ(*DecodePartition({"partition/00012", split, 1}), r);
+  r.state = PartitionStage::kRetired;
+  EXPECT_EQ(Encode(r).code(), Code::kInvalidArgument);
+}
+
 // TM1: a newer version has added fields, at every level.
 TEST(ClusterMap, UnknownFieldsSurvive) {
   std::string text = kPartitionText;
@@ -341,9 +399,12 @@ TEST(ClusterMap, SaysWhatDoesNotFit) {
     std::tie(r.first_hash, r.last_hash) = HashRangeOf(r.id, 2);
     EXPECT_TRUE(map.Apply({PartitionKey(r.id), *Encode(r), 7}).ok());
   }
-  EXPECT_THAT(map.Problems(), ElementsAre());
   EXPECT_EQ(map.partitions.at(1).revision, 7u);
   EXPECT_EQ(map.cluster->record, Cluster());
+  EXPECT_THAT(map.Problems(),
+              testing::Contains(HasSubstr("partition 0 has a range that is not the one of this number")));
+  map.cluster->record.partitions = 2;
+  EXPECT_THAT(map.Problems(), ElementsAre());
 
   map.nodes.at(3).record.state = NodeState::kRemoved;
   EXPECT_THAT(map.Problems(), testing::Contains(HasSubstr("partition 0 has a replica on node 3")));
