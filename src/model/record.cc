@@ -7,6 +7,7 @@ namespace {
 
 static_assert(kOpsOfFormat3[0] == static_cast<uint8_t>(RecordOp::kClose));
 static_assert(kOpsOfFormat3[1] == static_cast<uint8_t>(RecordOp::kLease));
+static_assert(kOpOfFormat4 == static_cast<uint8_t>(RecordOp::kFeed));
 
 // Bits of the flags byte.
 constexpr uint8_t kContinues = 0x01;
@@ -21,11 +22,13 @@ constexpr uint8_t kMoreFlags = 0x80;    // a second, nonzero byte of flags follo
 // Bits of the second byte of flags.
 constexpr uint8_t kAllOrNothing = 0x01;
 constexpr uint8_t kDigest = 0x02;  // kOnce: a digest follows
-constexpr uint8_t kKnownMoreFlags = kAllOrNothing | kDigest;
+constexpr uint8_t kCopied = 0x04;  // kPut: the version of the copied record follows
+constexpr uint8_t kKnownMoreFlags = kAllOrNothing | kDigest | kCopied;
 
 uint8_t MoreFlagsOf(const LogRecord& record) {
   uint8_t flags = record.all_or_nothing ? kAllOrNothing : 0;
   if (record.digest) flags |= kDigest;
+  if (record.copied) flags |= kCopied;
   return flags;
 }
 
@@ -45,7 +48,12 @@ bool IsComplete(const LogRecord& record) {
   switch (record.op) {
     case RecordOp::kExpire: return record.condition.version.has_value();
     case RecordOp::kTouch: return record.ttl_mode != TtlMode::kKeep;
-    case RecordOp::kCheck: return record.ttl_mode == TtlMode::kKeep && !record.condition.empty();
+    case RecordOp::kCheck:
+    case RecordOp::kFeed: return record.ttl_mode == TtlMode::kKeep && !record.condition.empty();
+    case RecordOp::kPut:
+      // Nothing of a copy depends on what it replaces.
+      return !record.copied || (*record.copied > 0 && *record.copied <= record.version &&
+                                record.ttl_mode != TtlMode::kKeep && record.condition.empty());
     case RecordOp::kEpochStart:
       return record.key.empty() && record.ttl_mode == TtlMode::kKeep && record.condition.empty() && !record.continues &&
              !record.all_or_nothing;
@@ -74,6 +82,7 @@ void EncodeRecord(const LogRecord& record, std::string* out) {
   if (record.ttl_mode == TtlMode::kSet) writer.Signed(record.expires_at_ms);
   writer.LengthPrefixed(record.key);
   if (record.op == RecordOp::kPut) writer.LengthPrefixed(record.value);
+  if (record.copied) writer.Fixed(*record.copied);
   if (record.op == RecordOp::kIncrement) writer.Signed(record.delta);
   if (record.op == RecordOp::kOnce) {
     writer.Varint(record.sequence);
@@ -92,15 +101,16 @@ Result<LogRecord> DecodeRecord(ByteReader* reader) {
   const uint8_t more_flags = (flags & kMoreFlags) != 0 ? reader->Fixed<uint8_t>() : 0;
   record.version = reader->Fixed<Version>();
   if (!reader->ok()) return Error(Code::kCorruption, "log record: the record ends before its version");
-  if (op < static_cast<uint8_t>(RecordOp::kPut) || op > static_cast<uint8_t>(RecordOp::kLease)) {
+  if (op < static_cast<uint8_t>(RecordOp::kPut) || op > static_cast<uint8_t>(RecordOp::kFeed)) {
     return Error(Code::kCorruption, "log record: unknown operation {}", op);
   }
   const auto ttl = static_cast<uint8_t>((flags & kTtlMask) >> kTtlShift);
   const bool stray_exists = (flags & kIfExists) != 0 && (flags & kIfExistence) == 0;
   const bool stray_digest = (more_flags & kDigest) != 0 && op != static_cast<uint8_t>(RecordOp::kOnce);
+  const bool stray_copied = (more_flags & kCopied) != 0 && op != static_cast<uint8_t>(RecordOp::kPut);
   const bool stray_more = (flags & kMoreFlags) != 0 && more_flags == 0;
   if (stray_exists || stray_more || (more_flags & ~kKnownMoreFlags) != 0 ||
-      ttl > static_cast<uint8_t>(TtlMode::kClear) || stray_digest) {
+      ttl > static_cast<uint8_t>(TtlMode::kClear) || stray_digest || stray_copied) {
     return Error(Code::kCorruption, "log record: invalid flags {:#04x} {:#04x}", flags, more_flags);
   }
   record.op = static_cast<RecordOp>(op);
@@ -110,6 +120,7 @@ Result<LogRecord> DecodeRecord(ByteReader* reader) {
   if (record.ttl_mode == TtlMode::kSet) record.expires_at_ms = reader->Signed();
   record.key = reader->LengthPrefixed();
   if (record.op == RecordOp::kPut) record.value = reader->LengthPrefixed();
+  if ((more_flags & kCopied) != 0) record.copied = reader->Fixed<Version>();
   if (record.op == RecordOp::kIncrement) record.delta = reader->Signed();
   if (record.op == RecordOp::kOnce) {
     record.sequence = reader->Varint();

@@ -39,7 +39,12 @@ enum class RecordOp : uint8_t {
   kClose = 9,
   // Sets the expiry of such a snapshot, or releases it (TtlMode::kClear). It has no key, and is a unit of its own.
   kLease = 10,
+  // As kCheck. It is the first record of its unit, and the puts after it may be copies (docs/SPLIT.md).
+  kFeed = 11,
 };
+
+// Whether it changes nothing, and decides whether its unit takes effect.
+inline bool IsCheck(RecordOp op) { return op == RecordOp::kCheck || op == RecordOp::kFeed; }
 
 // Whether it is about a snapshot of the cluster, and not about a record.
 inline bool IsClusterMark(RecordOp op) { return op == RecordOp::kClose || op == RecordOp::kLease; }
@@ -73,9 +78,15 @@ struct LogRecord {
   // kOnce: of the operations as the client asked for them. Not set: an earlier version wrote the record.
   std::optional<uint64_t> digest;
   uint64_t snapshot = 0;  // kClose, kLease: the ID of the snapshot
+  // kPut, in a unit that begins with a kFeed: it copies a record, which keeps the version that it has elsewhere. Not
+  // above the version of this record.
+  std::optional<Version> copied;
   std::string_view key;
   std::string_view value;  // kPut
   ConditionView condition;
+
+  // Of the record that a put leaves.
+  Version stored_version() const { return copied.value_or(version); }
 };
 
 void EncodeRecord(const LogRecord& record, std::string* out);  // appends

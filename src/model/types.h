@@ -51,6 +51,8 @@ struct WriteOp {
   // kOnce, whose key is the client ID: see LogRecord.
   uint64_t sequence = 0;
   int64_t first_sent_ms = 0;  // when the write was first sent, by the server's clock
+  // kPut: see LogRecord; 0: it is no copy. WriteOptions::seen_version is at or above it.
+  Version copied = 0;
   // kClose, kLease: see LogRecord. They are the only operation of their write, and have no key. Partitions make them.
   SnapshotId snapshot = 0;
   Version version = 0;  // kClose: of its record; the write is refused if it is not above all that were given

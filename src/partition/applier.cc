@@ -58,7 +58,7 @@ bool Applier::Ready(const ApplyUnit& unit, UnitPart part) {
     const LogRecord& record = unit.records[i].record;
     Frame* leaf = FindLeaf(unit, i);
     if (!leaf) return false;
-    if (!leaves.empty() && record.op != RecordOp::kCheck) leaves[i - part.from] = leaf;
+    if (!leaves.empty() && !IsCheck(record.op)) leaves[i - part.from] = leaf;
     if (!NeedsCurrentValue(unit.records[i])) continue;
     const std::optional<FoundRecord> found = state_.tree->FindInLeaf(leaf, record.key);
     if (!found || !found->record.overflow || state_.tree->FindOverflow(found->record.overflow_ref)) continue;
@@ -259,7 +259,7 @@ OpResult Applier::ApplyRecord(ApplyUnit* unit, size_t index) {
   const LogRecord& record = r.record;
   OpResult result;
   result.version = record.version;
-  if (record.op == RecordOp::kCheck) return result;  // it holds: JudgeNext has verified that
+  if (IsCheck(record.op)) return result;  // it holds: JudgeNext has verified that
   if (record.op == RecordOp::kEpochStart || IsClusterMark(record.op)) return result;
   if (record.op == RecordOp::kOnce) return result;  // UpdateLane follows the other records
   Frame* leaf = LeafOf(*unit, index);
@@ -281,7 +281,7 @@ OpResult Applier::ApplyRecord(ApplyUnit* unit, size_t index) {
   } else {
     const std::string number = record.op == RecordOp::kIncrement ? std::to_string(verdict.number) : "";
     const std::string_view bytes = record.op == RecordOp::kIncrement ? std::string_view(number) : record.value;
-    state_.tree->Upsert(leaf, record.key, NewValue{bytes, r.extent, record.version, expires_at_ms}, at);
+    state_.tree->Upsert(leaf, record.key, NewValue{bytes, r.extent, record.stored_version(), expires_at_ms}, at);
   }
   upkeep_.NoteExpiry(expires_at_ms);
   NoteChange(record, /*removed=*/false);

@@ -57,7 +57,7 @@ Applier::Verdict Applier::Decide(const LogRecord& record, const CurrentRecord& c
 bool Applier::JudgeNext(const ApplyUnit& unit, size_t index, Judgement* judgement) {
   const LogRecord& record = unit.records[index].record;
   if (record.op == RecordOp::kOnce) return JudgeOnce(unit, judgement);
-  const bool check = record.op == RecordOp::kCheck;  // checks come before all other records (AU2)
+  const bool check = IsCheck(record.op);  // checks come before all other records (AU2)
   if (!check && (judgement->check_failed_ || !record.all_or_nothing)) return false;
   const OpOutcome outcome = JudgeRecord(unit, index, &judgement->effects_);
   if (outcome == OpOutcome::kApplied) return true;
@@ -107,7 +107,7 @@ OpOutcome Applier::JudgeRecord(const ApplyUnit& unit, size_t index, Judgement::E
   const LogRecord& record = unit.records[index].record;
   const CurrentRecord current = Foresee(unit, index, *effects);
   const Verdict verdict = Decide(record, current);
-  if (verdict.outcome != OpOutcome::kApplied || record.op == RecordOp::kCheck) return verdict.outcome;
+  if (verdict.outcome != OpOutcome::kApplied || IsCheck(record.op)) return verdict.outcome;
   auto [entry, is_first] = effects->try_emplace(record.key);
   Judgement::Effect& effect = entry->second;
   if (record.op == RecordOp::kRemove) {
@@ -115,7 +115,7 @@ OpOutcome Applier::JudgeRecord(const ApplyUnit& unit, size_t index, Judgement::E
     return verdict.outcome;
   }
   effect.found = true;
-  effect.version = record.version;
+  effect.version = record.stored_version();
   effect.expires_at_ms = ExpiryOf(record, current.read);
   if (record.op == RecordOp::kTouch) {
     effect.value_in_tree |= is_first;

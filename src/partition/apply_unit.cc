@@ -10,7 +10,8 @@ std::string_view WrongOrder(const LogRecord* previous, const LogRecord& record) 
   if (record.op == RecordOp::kEpochStart) return "an epoch begins inside a write";
   if (IsClusterMark(record.op)) return "a mark of the cluster comes inside a write";
   if (record.op == RecordOp::kOnce) return "a write is named after it has begun";
-  const bool after_checks = previous->op != RecordOp::kCheck && previous->op != RecordOp::kOnce;
+  if (record.op == RecordOp::kFeed) return "a feed begins inside a write";
+  const bool after_checks = !IsCheck(previous->op) && previous->op != RecordOp::kOnce;
   if (record.op == RecordOp::kCheck && after_checks) return "a check comes after what it guards";
   return "";
 }
@@ -28,6 +29,9 @@ Status ApplyUnit::Decode(ByteReader* reader, size_t max_key_bytes) {
     if (record.key.size() > max_key_bytes) return Error(Code::kCorruption, "a key longer than the limit");
     if (const std::string_view wrong = WrongOrder(previous, record); !wrong.empty()) {
       return Error(Code::kCorruption, "{}", wrong);
+    }
+    if (record.copied && records.front().record.op != RecordOp::kFeed) {
+      return Error(Code::kCorruption, "a copy of a record outside of a feed");
     }
     ++count;
   } while (records[count - 1].record.continues);

@@ -89,7 +89,7 @@ struct ApplyUnit {
   // One record can refuse the others, so the unit is judged as a whole.
   bool guarded() const {
     const LogRecord& first = records.front().record;
-    return first.all_or_nothing || first.op == RecordOp::kCheck || once();
+    return first.all_or_nothing || IsCheck(first.op) || once();
   }
   bool closes() const { return records.front().record.op == RecordOp::kClose; }
   bool once() const { return records.front().record.op == RecordOp::kOnce; }

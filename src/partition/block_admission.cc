@@ -34,7 +34,7 @@ void BlockAdmission::Promise(uint64_t blocks, AdmittedBlocks* admitted) {
 }
 
 uint64_t BlockAdmission::BlocksFor(RecordOp op, size_t key_bytes, size_t value_bytes) const {
-  if (op == RecordOp::kCheck || op == RecordOp::kEpochStart || IsClusterMark(op)) return 0;
+  if (IsCheck(op) || op == RecordOp::kEpochStart || IsClusterMark(op)) return 0;
   const bool overflow = op == RecordOp::kPut && state_.tree->NeedsOverflow(key_bytes, value_bytes);
   return kPagesPerOp * PageBlocks() + (overflow ? state_.pool.BlocksFor(value_bytes) : 0);
 }

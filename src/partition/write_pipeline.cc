@@ -67,14 +67,15 @@ Task<Status> WritePipeline::Admit(ClientWrite* write, LogSpace* log_space) {
     }
     CHECK(op.ttl_mode != TtlMode::kSet || (op.ttl_ms > 0) != (op.expires_at_ms > 0)) << "no expiry, or two";
     CHECK(op.op != RecordOp::kTouch || op.ttl_mode != TtlMode::kKeep) << "a touch that changes nothing";
-    CHECK(op.op != RecordOp::kCheck || (checks_may_come && !op.condition.empty())) << "an empty check, or a late one";
+    CHECK(!IsCheck(op.op) || (checks_may_come && !op.condition.empty())) << "an empty check, or a late one";
+    CHECK(op.copied == 0 || (op.op == RecordOp::kPut && write->ops.front().op == RecordOp::kFeed)) << "a stray copy";
     const bool once = op.op == RecordOp::kOnce;
     CHECK(!once || (&op == write->ops.data() && write->ops.size() > 1 && op.sequence > 0))
         << "a kOnce that names nothing";
-    checks_may_come &= op.op == RecordOp::kCheck || once;
+    checks_may_come &= IsCheck(op.op) || once;
     // A lane takes room, so a write that has a name cannot have what is held back for removes.
-    only_removes &= op.op == RecordOp::kRemove || op.op == RecordOp::kExpire || op.op == RecordOp::kCheck ||
-                    op.op == RecordOp::kLease;
+    only_removes &=
+        op.op == RecordOp::kRemove || op.op == RecordOp::kExpire || IsCheck(op.op) || op.op == RecordOp::kLease;
     if (once && !MayBeSent(op)) co_return AheadOfTime(op);
     AddCost(op, &cost);
   }
@@ -203,6 +204,18 @@ Status WritePipeline::CheckClose(const WriteOp& op) const {
                state_.id(), state_.clock.newest(), op.version);
 }
 
+// A copy has a version that is not above that of its record in the log, which the clock here must be able to give.
+Status WritePipeline::CheckFeed(const ClientWrite& write) const {
+  const Version seen = write.options.seen_version;
+  if (write.ops.front().op != RecordOp::kFeed || seen <= state_.clock.newest() || state_.clock.MayFollow(seen)) {
+    return Status();
+  }
+  return Error(Code::kUnavailable,
+               "partition {}: records are copied here whose versions are too far ahead of the clock of this node; set "
+               "the clocks",
+               state_.id());
+}
+
 // The last point at which a write can be withdrawn (P7).
 Status WritePipeline::BeginAppend(const ClientWrite& write) const {
   WriteControl* control = write.options.control;
@@ -211,6 +224,7 @@ Status WritePipeline::BeginAppend(const ClientWrite& write) const {
   RETURN_IF_ERROR(MayAppend(write.options));  // CG3
   RETURN_IF_ERROR(CheckUncommitted(write));
   RETURN_IF_ERROR(CheckClose(write.ops.front()));
+  RETURN_IF_ERROR(CheckFeed(write));
   if (!control) return Status();
   const bool late = control->deadline_ns != 0 && state_.reactor.NowNs() >= control->deadline_ns;
   if ((late && control->Withdraw()) || !control->BeginAppend()) {

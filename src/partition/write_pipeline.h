@@ -159,6 +159,7 @@ class WritePipeline {
   bool MayPin() const;
   Status BeginAppend(const ClientWrite& write) const;
   Status CheckClose(const WriteOp& op) const;
+  Status CheckFeed(const ClientWrite& write) const;
   Task<void> UntilDue(ClientWrite* mark);
   Version FirstMark() const { return waiting_marks_.front()->ops.front().version; }
   void AppendFirstMark();

@@ -20,6 +20,7 @@ LogRecord RecordOf(const WriteOp& op, Version version) {
   record.sequence = op.sequence;
   record.first_sent_ms = op.first_sent_ms;
   record.snapshot = op.snapshot;
+  if (op.copied != 0) record.copied = op.copied;
   record.key = op.key;
   record.value = op.value;
   record.condition.version = op.condition.version;

@@ -27,13 +27,16 @@ namespace pando {
 enum class ItemKind : uint8_t { kUnit = 1, kMark = 2, kCut = 3 };
 
 // The newest version of the records in a unit (src/model/record.h), and the oldest that is read. Version 2
-// added kOnce, version 3 kClose and kLease. To the log they are bytes, except that a unit which begins with one of the
-// latter says version 3, and all others version 2: so nodes of an earlier build read all that they know.
-inline constexpr uint8_t kRecordFormat = 3;
+// added kOnce, version 3 kClose and kLease, version 4 kFeed and copies. To the log they are bytes, except that a unit
+// which begins with one of the latter says version 3 or 4, and all others version 2: so nodes of an earlier build read
+// all that they know.
+inline constexpr uint8_t kRecordFormat = 4;
 inline constexpr uint8_t kOldestRecordFormat = 1;
 inline constexpr uint8_t kOpsOfFormat3[] = {9, 10};
+inline constexpr uint8_t kOpOfFormat4 = 11;
 inline constexpr uint8_t RecordFormatOf(std::string_view records) {
   const auto op = static_cast<uint8_t>(records.empty() ? 0 : records[0]);
+  if (op == kOpOfFormat4) return 4;
   return op == kOpsOfFormat3[0] || op == kOpsOfFormat3[1] ? 3 : 2;
 }
 

@@ -2,10 +2,11 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/support/hand_bytes.h"
-
+#include <functional>
 #include <random>
 #include <string>
+
+#include "tests/support/hand_bytes.h"
 
 namespace pando {
 namespace {
@@ -120,6 +121,45 @@ TEST(LogRecord, GoldenBytes) {
   lease.version = 10;
   lease.ttl_mode = TtlMode::kClear;
   EXPECT_EQ(Hex(Encode(lease)), "0a040a00000000000000008877665544332211");
+
+  LogRecord feed;
+  feed.op = RecordOp::kFeed;
+  feed.continues = true;
+  feed.version = 11;
+  feed.key = "c";
+  feed.condition.version = 3;
+  EXPECT_EQ(Hex(Encode(feed)), "0b090b0000000000000001630300000000000000");
+  LogRecord copy;
+  copy.version = 12;
+  copy.ttl_mode = TtlMode::kClear;
+  copy.copied = 5;
+  copy.key = "k";
+  copy.value = "v";
+  EXPECT_EQ(Hex(Encode(copy)), "0184040c00000000000000016b01760500000000000000");
+}
+
+// A copy says all that it leaves, and its own version is not below that of what it copies.
+TEST(LogRecord, CopiesThatNobodyWritesAreRefused) {
+  LogRecord copy;
+  copy.version = 12;
+  copy.ttl_mode = TtlMode::kSet;
+  copy.expires_at_ms = 300;
+  copy.copied = 12;
+  copy.key = "k";
+  auto code = [](const LogRecord& record) {
+    const std::string bytes = Encode(record);
+    ByteReader reader(bytes);
+    return DecodeRecord(&reader).code();
+  };
+  EXPECT_EQ(code(copy), Code::kOk);
+  for (auto change : std::vector<std::function<void(LogRecord*)>>{
+           [](LogRecord* r) { r->copied = 13; }, [](LogRecord* r) { r->copied = 0; },
+           [](LogRecord* r) { r->ttl_mode = TtlMode::kKeep; }, [](LogRecord* r) { r->condition.exists = true; },
+           [](LogRecord* r) { r->op = RecordOp::kRemove; }}) {
+    LogRecord wrong = copy;
+    change(&wrong);
+    EXPECT_EQ(code(wrong), Code::kCorruption);
+  }
 }
 
 // What a mark of a snapshot must have, and must not have.
@@ -268,7 +308,8 @@ TEST(LogRecord, ImpossibleBytesAreCorruption) {
   EXPECT_EQ(code(0, 8), Code::kCorruption);      // a once without a sequence
   EXPECT_EQ(code(0, 9), Code::kCorruption);      // a close with a key
   EXPECT_EQ(code(0, 10), Code::kCorruption);     // a lease with a key
-  EXPECT_EQ(code(0, 11), Code::kCorruption);     // an unknown operation
+  EXPECT_EQ(code(0, 11), Code::kCorruption);     // a feed without a condition
+  EXPECT_EQ(code(0, 12), Code::kCorruption);     // an unknown operation
   EXPECT_EQ(code(0, 4), Code::kCorruption);      // an expire without a version condition
   EXPECT_EQ(code(0, 5), Code::kCorruption);      // a touch that keeps the expiry
   EXPECT_EQ(code(0, 6), Code::kCorruption);      // a check without a condition

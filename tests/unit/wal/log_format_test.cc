@@ -71,10 +71,10 @@ TEST(LogFormat, GoldenBatch) {
             "020000000000000027000000000000002222000000000000");
 }
 
-// Only a unit that begins with an operation of record format 3 says that it has that format.
+// Only a unit that begins with an operation of record format 3 or 4 says that it has that format.
 TEST(LogFormat, UnitsSayTheOldestFormatThatTheirRecordsHave) {
-  for (const auto& [first, format] :
-       {std::pair('\x01', 2), std::pair('\x08', 2), std::pair('\x09', 3), std::pair('\x0a', 3), std::pair('\x0b', 2)}) {
+  for (const auto& [first, format] : {std::pair('\x01', 2), std::pair('\x08', 2), std::pair('\x09', 3),
+                                      std::pair('\x0a', 3), std::pair('\x0b', 4), std::pair('\x0c', 2)}) {
     const std::string records = std::string(1, first) + "more";
     WriteUnit unit{3, 41, 2, 0x1111, 0, records};
     unit.chain_after = UnitChain(unit);
@@ -83,7 +83,7 @@ TEST(LogFormat, UnitsSayTheOldestFormatThatTheirRecordsHave) {
     EXPECT_EQ(payload[offsetof(UnitHeader, record_format)], format);
     PayloadReader reader(payload);
     EXPECT_EQ(reader.Next(), PayloadReader::Item::kUnit);
-    payload[offsetof(UnitHeader, record_format)] = 4;
+    payload[offsetof(UnitHeader, record_format)] = 5;
     EXPECT_EQ(PayloadReader(payload).Next(), PayloadReader::Item::kDamaged);
   }
 }

@@ -1,0 +1,218 @@
+#include "src/partition/split_feed.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "src/base/hash.h"
+#include "src/base/limits.h"
+#include "src/model/key_space.h"
+#include "src/partition/lane.h"
+
+namespace pando {
+
+namespace {
+
+// What one write of the feed takes at most: little enough for a small pool, and for other writes to come between.
+constexpr size_t kOpsPerWrite = 32;
+constexpr size_t kBytesPerWrite = 256u << 10;
+constexpr size_t kPageRows = 512, kPageBytes = 256u << 10;
+
+bool IsLane(const std::string& stored) { return stored.starts_with(kLaneKeys.prefix()); }
+
+// The lane for a half. One of several results would answer for operations of the other half.
+Result<std::string> LaneForHalf(const std::string& value) {
+  ASSIGN_OR_RETURN(const Lane lane, DecodeLane(value));
+  if (lane.results.size() <= 1) return value;
+  return LaneEncoder(lane.sequence, lane.version, std::nullopt).Finish(value.size());
+}
+
+}  // namespace
+
+std::string SplitFeed::ClaimKey() { return kLaneKeys.Stored(""); }
+
+bool SplitFeed::Wants(const HalfState& half, const std::string& key) const {
+  if (key == ClaimKey()) return false;
+  if (IsLane(key)) return true;
+  const SplitKey split = SplitStoredKey(key, /*namespaced=*/true);
+  const uint64_t hash = HashId(split.key, split.namespace_id);
+  return half.half.first_hash <= hash && hash <= half.half.last_hash;
+}
+
+Task<Status> SplitFeed::Claim(std::string claim) {
+  for (HalfState& half : halves_) {
+    half.ops.clear();
+    half.bytes = 0;
+    WriteOp op;
+    op.key = ClaimKey();
+    op.value = claim;
+    std::vector<WriteOp> ops;
+    ops.push_back(std::move(op));
+    CO_ASSIGN_OR_RETURN(const std::vector<OpResult> results,
+                        co_await half.half.partition->Write(std::move(ops), WriteOptions()));
+    half.claim = results.front().version;
+  }
+  co_return Status();
+}
+
+// SF1.
+Task<Status> SplitFeed::Flush(HalfState* half) {
+  CHECK_NE(half->claim, 0u) << "SF1: a half is fed that was not claimed";
+  if (half->ops.empty()) co_return Status();
+  std::vector<WriteOp> ops;
+  ops.reserve(half->ops.size() + 1);
+  WriteOp& feed = ops.emplace_back();
+  feed.op = RecordOp::kFeed;
+  feed.key = ClaimKey();
+  feed.condition.version = half->claim;
+  feed.current_value_unwanted = true;
+  for (WriteOp& op : half->ops) ops.push_back(std::move(op));
+  WriteOptions options;
+  options.seen_version = half->newest;
+  const size_t bytes = std::exchange(half->bytes, 0);
+  half->ops.clear();
+  half->newest = 0;
+  CO_ASSIGN_OR_RETURN(const std::vector<OpResult> results,
+                      co_await half->half.partition->Write(std::move(ops), options));
+  if (results.front().outcome != OpOutcome::kApplied) {
+    co_return Error(Code::kAborted, "another feed has claimed the halves of the partition");
+  }
+  pace_.Took(bytes, reactor_.NowNs());
+  const Nanos wait_ns = pace_.due_ns() - reactor_.NowNs();
+  if (wait_ns > 0) co_await Sleep(reactor_, wait_ns);
+  co_return Status();
+}
+
+Task<Status> SplitFeed::FlushAll() {
+  for (HalfState& half : halves_) CO_RETURN_IF_ERROR(co_await Flush(&half));
+  co_return Status();
+}
+
+Task<Status> SplitFeed::Add(HalfState* half, WriteOp op) {
+  const size_t bytes = op.key.size() + op.value.size();
+  const bool full = half->ops.size() >= kOpsPerWrite || half->bytes + bytes > kBytesPerWrite;
+  if (full) CO_RETURN_IF_ERROR(co_await Flush(half));
+  half->newest = std::max(half->newest, op.copied);
+  half->ops.push_back(std::move(op));
+  half->bytes += bytes;
+  co_return Status();
+}
+
+Task<Status> SplitFeed::Copy(HalfState* half, const ScanRow* row) {
+  WriteOp op;
+  op.key = row->key;
+  op.value = row->value;
+  if (IsLane(row->key)) {
+    CO_ASSIGN_OR_RETURN(op.value, LaneForHalf(row->value));
+  }
+  op.copied = row->version;
+  op.ttl_mode = row->expires_at_ms == 0 ? TtlMode::kClear : TtlMode::kSet;
+  op.expires_at_ms = row->expires_at_ms;
+  ++stats_.copied_records;
+  stats_.copied_bytes += op.key.size() + op.value.size();
+  co_return co_await Add(half, std::move(op));
+}
+
+Task<Status> SplitFeed::RemoveFrom(HalfState* half, std::string key) {
+  WriteOp op;
+  op.op = RecordOp::kRemove;
+  op.key = std::move(key);
+  ++stats_.removed_records;
+  co_return co_await Add(half, std::move(op));
+}
+
+// Makes the half have `rows`, those of the whole after `after` and up to `last` (empty: to the end), as far as it wants
+// them, and nothing else there.
+Task<Status> SplitFeed::Compare(HalfState* half, const std::vector<ScanRow>* rows, std::string after,
+                                std::string last) {
+  auto wanted = rows->begin();
+  const auto skip = [&] {
+    while (wanted != rows->end() && !Wants(*half, wanted->key)) ++wanted;
+  };
+  for (bool exhausted = false; !exhausted;) {
+    ScanSpec spec;
+    spec.start = after;
+    spec.start_exclusive = !after.empty();
+    spec.end = last;
+    spec.end_inclusive = !last.empty();
+    spec.keys_only = true;
+    spec.max_rows = kPageRows;
+    CO_ASSIGN_OR_RETURN(const ScanPage page, co_await half->half.partition->Scan(std::move(spec)));
+    exhausted = page.exhausted;
+    for (const ScanRow& held : page.rows) {
+      if (held.key == ClaimKey()) continue;
+      for (skip(); wanted != rows->end() && wanted->key < held.key; ++wanted, skip()) {
+        CO_RETURN_IF_ERROR(co_await Copy(half, &*wanted));
+      }
+      if (wanted == rows->end() || wanted->key != held.key) {
+        CO_RETURN_IF_ERROR(co_await RemoveFrom(half, held.key));
+        continue;
+      }
+      const bool same = wanted->version == held.version && wanted->expires_at_ms == held.expires_at_ms;
+      if (!same) CO_RETURN_IF_ERROR(co_await Copy(half, &*wanted));
+      ++wanted;
+    }
+    if (!page.rows.empty()) after = page.rows.back().key;
+  }
+  for (skip(); wanted != rows->end(); ++wanted, skip()) CO_RETURN_IF_ERROR(co_await Copy(half, &*wanted));
+  co_return Status();
+}
+
+Task<Status> SplitFeed::CopyAll(SnapshotId snapshot) {
+  std::string after;
+  for (bool exhausted = false; !exhausted;) {
+    ScanSpec spec;
+    spec.start = after;
+    spec.start_exclusive = !after.empty();
+    spec.snapshot = snapshot;
+    spec.max_rows = kPageRows;
+    spec.max_bytes = kPageBytes;
+    CO_ASSIGN_OR_RETURN(const ScanPage page, co_await whole_.Scan(std::move(spec)));
+    exhausted = page.exhausted;
+    CHECK(exhausted || !page.rows.empty()) << "a page of a scan has no rows, and is not the last one";
+    stats_.examined_records += page.rows.size();
+    const std::string last = exhausted ? std::string() : page.rows.back().key;
+    for (HalfState& half : halves_) CO_RETURN_IF_ERROR(co_await Compare(&half, &page.rows, after, last));
+    after = last;
+  }
+  co_return co_await FlushAll();
+}
+
+Task<Status> SplitFeed::CopyChanges(SnapshotId since, SnapshotId snapshot) {
+  std::string after;
+  for (bool exhausted = false; !exhausted;) {
+    ScanSpec spec;
+    spec.start = after;
+    spec.start_exclusive = !after.empty();
+    spec.snapshot = snapshot;
+    spec.since = since;
+    spec.max_rows = kPageRows;
+    spec.max_bytes = kPageBytes;
+    CO_ASSIGN_OR_RETURN(const ScanPage page, co_await whole_.Scan(std::move(spec)));
+    exhausted = page.exhausted;
+    CHECK(exhausted || !page.rows.empty()) << "a page of a scan has no rows, and is not the last one";
+    stats_.examined_records += page.rows.size();
+    for (const ScanRow& row : page.rows) {
+      for (HalfState& half : halves_) {
+        if (!Wants(half, row.key)) continue;
+        Task<Status> change = row.removed ? RemoveFrom(&half, row.key) : Copy(&half, &row);
+        CO_RETURN_IF_ERROR(co_await change);
+      }
+    }
+    if (!page.rows.empty()) after = page.rows.back().key;
+  }
+  co_return co_await FlushAll();
+}
+
+// Lanes are not counted: both halves have them, and not all of them as the whole does.
+Task<Result<bool>> SplitFeed::CheckSums(SnapshotId snapshot) {
+  std::string end(kLaneKeys.prefix());
+  CO_ASSIGN_OR_RETURN(const RangeAggregates whole, co_await whole_.Aggregate("", end, snapshot));
+  RangeAggregates sum;
+  for (const HalfState& half : halves_) {
+    CO_ASSIGN_OR_RETURN(const RangeAggregates part, co_await half.half.partition->Aggregate("", end, kNewest));
+    sum.Add(part);
+  }
+  co_return sum == whole;
+}
+
+}  // namespace pando
