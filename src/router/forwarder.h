@@ -39,9 +39,9 @@ struct ForwarderMetrics {
 };
 
 struct PointOptions {
-  double hedge_percent = 0;             // of reads at BOUNDED; 0: none
-  size_t cache_bytes = 0;               // of this reactor; 0: no cache
-  std::shared_ptr<WriteStamps> stamps;  // of all reactors; null: no reactor has a cache
+  double hedge_percent = 0;                       // of reads at BOUNDED; 0: none
+  size_t cache_bytes = 0;                         // of this reactor; 0: no cache
+  std::shared_ptr<WriteStamps> stamps = nullptr;  // of all reactors; null: no reactor has a cache
 };
 
 class Forwarder {
@@ -69,6 +69,7 @@ class Forwarder {
   // the call.
   Task<RetryCause> Try(PointCall* call);
   std::shared_ptr<Upstream> Choose(PointCall* call);
+  Status SendTo(Upstream::Link* link, PointCall* call, Nanos left_ns);
   RetryCause JudgeLost(PointCall* call, const Status& status);
   void NoteMisrouted(PointCall* call);
 
