@@ -316,6 +316,14 @@ void TakeWrites(const RouteMap& map, WriteBatchCall* call, WritePart& part, Valu
   }
 }
 
+// What the last try says of an op does not tell what came of the first.
+void NoteLost(const std::vector<bool>& lost, std::vector<api::WriteResult>* results) {
+  for (size_t i = 0; i < lost.size(); ++i) {
+    api::WriteResult& result = (*results)[i];
+    if (lost[i] && result.__isset.error) result.error.applied = static_cast<int32_t>(ApiApplied::kUnknown);
+  }
+}
+
 // Where an op goes, and one of a batch that has only conditions.
 const std::string& KeyOfEntry(const api::WriteBatchRequest& request, size_t i) {
   return request.ops.empty() ? request.conditions[0].key : request.ops[i].key;
@@ -383,11 +391,7 @@ Task<void> RouteWriteBatch(RouteKeeper* keeper, WriteBatchCall* call) {
     api::KvError& error = call->reply.success.results[i].error;
     error = GaveUp(error, backoff.tries(), call->budget_ms);
   }
-  // What the last try says of an op does not tell what came of the first.
-  for (size_t i = 0; i < lost.size(); ++i) {
-    api::WriteResult& result = call->reply.success.results[i];
-    if (lost[i] && result.__isset.error) result.error.applied = static_cast<int32_t>(ApiApplied::kUnknown);
-  }
+  NoteLost(lost, &call->reply.success.results);
   // A batch of conditions alone has no result that could carry its error.
   if (request.ops.empty() && last) {
     Refuse(call, open.entries.empty() ? last : GaveUp(*last, backoff.tries(), call->budget_ms));

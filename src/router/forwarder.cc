@@ -173,6 +173,17 @@ std::shared_ptr<Upstream> Forwarder::Choose(PointCall* call) {
   return keeper_->NodeOf(call->asked);
 }
 
+Status Forwarder::SendTo(Upstream::Link* link, PointCall* call, Nanos left_ns) {
+  call->context.budget_ms = static_cast<int32_t>(std::max((left_ns - kWayBackNs) / kMillisecond, Nanos{1}));
+  if (call->method->is_write && link->clocks) call->context.hlc = std::max(call->context.hlc, keeper_->hlc());
+  call->has_error = false;
+  call->fill.asked_ns = server_->reactor().NowNs();
+  if (call->fill.cache != nullptr) call->fill.stamp = stamps_->Of(call->hash);
+  std::string head(kContextFieldHead);
+  server_->codec().WriteStruct(call->context, &head);
+  return link->client->Send(WireProtocol::kBinary, call->method->name, head, call->rest);
+}
+
 Task<RetryCause> Forwarder::Try(PointCall* call) {
   Reactor& reactor = server_->reactor();
   if (!keeper_->map().complete()) {
@@ -200,14 +211,7 @@ Task<RetryCause> Forwarder::Try(PointCall* call) {
   }
   const std::shared_ptr<Upstream::Link> link = *std::move(picked);
   const Nanos left_ns = call->deadline_ns - reactor.NowNs();
-  call->context.budget_ms = static_cast<int32_t>(std::max((left_ns - kWayBackNs) / kMillisecond, Nanos{1}));
-  if (call->method->is_write && link->clocks) call->context.hlc = std::max(call->context.hlc, keeper_->hlc());
-  call->has_error = false;
-  call->fill.asked_ns = reactor.NowNs();
-  if (call->fill.cache != nullptr) call->fill.stamp = stamps_->Of(call->hash);
-  std::string head(kContextFieldHead);
-  server_->codec().WriteStruct(call->context, &head);
-  if (Status sent = link->client->Send(WireProtocol::kBinary, call->method->name, head, call->rest); !sent.ok()) {
+  if (Status sent = SendTo(link.get(), call, left_ns); !sent.ok()) {
     call->Fail(sent);
     if (sent.code() == Code::kInvalidArgument) {  // it is too long with what the router adds
       call->error = MakeError(ApiCode::kTooLarge, sent.message());

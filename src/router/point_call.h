@@ -49,7 +49,7 @@ struct PointCall final : RpcExchange, InFlight {
   uint64_t seen = 0;            // of the keeper's news, when this try began
 
   ReadCache::Fill fill;           // a get whose answer may be kept
-  WriteStamps* stamps = nullptr;  // a write: counts it (RC2)
+  WriteStamps* stamps = nullptr;  // a write: counts it (CA2)
 
   // -- for GetSharing
   bool shareable = false;

@@ -25,7 +25,7 @@ ReadCache::ReadCache(size_t limit_bytes, WriteStamps* stamps)
 
 ReadCache::~ReadCache() = default;
 
-// RC4.
+// CA4.
 std::string ReadCache::KeyOf(std::string_view principal, std::string_view name_space, std::string_view key) {
   std::string all;
   all.reserve(2 * sizeof(uint32_t) + principal.size() + name_space.size() + key.size());
@@ -42,8 +42,8 @@ const std::string* ReadCache::Find(const std::string& key, uint64_t hash, Nanos 
     return nullptr;
   }
   Entry& entry = *found->second;
-  const bool overwritten = entry.stamp != stamps_.Of(hash);                              // RC2
-  const bool too_old = now_ns - entry.asked_ns + entry.staleness_ns > max_staleness_ns;  // RC1
+  const bool overwritten = entry.stamp != stamps_.Of(hash);                              // CA2
+  const bool too_old = now_ns - entry.asked_ns + entry.staleness_ns > max_staleness_ns;  // CA1
   if (overwritten || too_old) {
     metrics_.misses_total.Add();
     if (overwritten) Erase(found->second);
@@ -62,7 +62,7 @@ void ReadCache::Insert(const Fill& fill, std::string_view body) {
   }
   Entry entry{fill.key, std::string(body), fill.stamp, fill.asked_ns, fill.staleness_ns};
   if (entry.bytes() > limit_bytes_ / kLargestPart) return;
-  while (bytes_ + entry.bytes() > limit_bytes_) EvictOne();  // RC3
+  while (bytes_ + entry.bytes() > limit_bytes_) EvictOne();  // CA3
   bytes_ += entry.bytes();
   queue_.push_front(std::move(entry));
   by_key_[queue_.front().key] = queue_.begin();

@@ -16,10 +16,10 @@
 // Threads: one reactor; WriteStamps: any.
 //
 // Invariants
-//   RC1  An answer is used only while it is within the staleness that the request allows.
-//   RC2  What was asked for before a write of its key through this router was acknowledged is not used after that.
-//   RC3  The entries take no more than the limit.
-//   RC4  An answer goes only to requests of the principal and namespace for which it was asked.
+//   CA1  An answer is used only while it is within the staleness that the request allows.
+//   CA2  What was asked for before a write of its key through this router was acknowledged is not used after that.
+//   CA3  The entries take no more than the limit.
+//   CA4  An answer goes only to requests of the principal and namespace for which it was asked.
 #pragma once
 
 #include <atomic>

@@ -80,7 +80,7 @@ void RouterService::OnRequest(const RpcRequest& request) {
                           fmt::format("a router has no method \"{}\"; nodes may", request.method));
 }
 
-// RC2: counted before anything is sent, and before the answer.
+// CA2: counted before anything is sent, and before the answer.
 Task<void> RouterService::WriteBatch(WriteBatchCall* call) {
   const auto count = [this, call] {
     if (stamps_ == nullptr) return;

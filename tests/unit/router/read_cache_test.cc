@@ -16,7 +16,7 @@ ReadCache::Fill FillOf(const std::string& key, Nanos asked_ns = 0) {
   return fill;
 }
 
-// RC3, and SIEVE: keys that are read once do not drive out one that is read again and again.
+// CA3, and SIEVE: keys that are read once do not drive out one that is read again and again.
 TEST(ReadCacheTest, IsBoundedAndKeepsWhatIsUsed) {
   WriteStamps stamps;
   ReadCache cache(100'000, &stamps);
@@ -38,14 +38,14 @@ TEST(ReadCacheTest, IsBoundedAndKeepsWhatIsUsed) {
   }
 }
 
-// RC4.
+// CA4.
 TEST(ReadCacheTest, KeysOfOthersAreOthers) {
   EXPECT_NE(ReadCache::KeyOf("a", "b", "c"), ReadCache::KeyOf("ab", "", "c"));
   EXPECT_NE(ReadCache::KeyOf("", "n", "k"), ReadCache::KeyOf("", "", "nk"));
   EXPECT_NE(ReadCache::KeyOf("n", "", "k"), ReadCache::KeyOf("", "n", "k"));
 }
 
-// RC2: a get that was asked for before a write may have seen what was before it.
+// CA2: a get that was asked for before a write may have seen what was before it.
 TEST(ReadCacheTest, WhatWasAskedForBeforeAWriteIsNotUsed) {
   WriteStamps stamps;
   ReadCache cache(100'000, &stamps);
@@ -113,7 +113,7 @@ TEST_F(CachingRouterTest, AnswersReadsAtBoundedAlone) {
   EXPECT_EQ(cache().hits_total.value(), 2u);
 }
 
-// RC1.
+// CA1.
 TEST_F(CachingRouterTest, NothingIsUsedThatIsTooStale) {
   Put(KeyIn(0), "v");
   EXPECT_TRUE(Asks(Bounded(1000), "v"));
@@ -130,7 +130,7 @@ TEST_F(CachingRouterTest, NothingIsUsedThatIsTooStale) {
   EXPECT_FALSE(Asks(Bounded(10'000), "v"));
 }
 
-// RC2.
+// CA2.
 TEST_F(CachingRouterTest, WritesThroughTheRouterShowAtOnce) {
   Put(KeyIn(0), "v");
   EXPECT_TRUE(Asks(Bounded(), "v"));
