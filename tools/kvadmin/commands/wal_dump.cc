@@ -50,6 +50,7 @@ const char* OpName(RecordOp op) {
     case RecordOp::kOnce: return "once";
     case RecordOp::kClose: return "close";
     case RecordOp::kLease: return "lease";
+    case RecordOp::kFeed: return "feed";
   }
   return "?";
 }
@@ -148,6 +149,7 @@ class Dumper {
     if (r.op == RecordOp::kIncrement) what += fmt::format(" {:+}", r.delta);
     if (r.ttl_mode == TtlMode::kSet) what += " expires " + TimeText(r.expires_at_ms);
     if (r.op == RecordOp::kTouch && r.ttl_mode == TtlMode::kClear) what += " never expires";
+    if (r.copied) what += fmt::format(" copies version {}", *r.copied);
     if (r.condition.exists) what += *r.condition.exists ? " if exists" : " if absent";
     if (r.condition.version) what += fmt::format(" if version {}", *r.condition.version);
     if (r.condition.value) what += fmt::format(" if value {}", Printable(*r.condition.value, options_.encoding, 20));
@@ -172,6 +174,7 @@ class Dumper {
       if (r.digest) j["digest"] = fmt::format("{:016x}", *r.digest);
     }
     if (r.op == RecordOp::kPut) SetBytes(&j, "value", r.value);
+    if (r.copied) j["copied_version"] = std::to_string(*r.copied);
     if (r.op == RecordOp::kIncrement) j["delta"] = r.delta;
     if (r.ttl_mode == TtlMode::kSet) j["expires_at_ms"] = r.expires_at_ms;
     if (r.ttl_mode == TtlMode::kClear) j["clears_ttl"] = true;
