@@ -85,7 +85,9 @@ TEST(RangeTable, FindsTheRangeOfEveryHash) {
         ASSERT_EQ(table->PartitionOfHash(hash), id);
       }
       EXPECT_TRUE(table->Has(id));
-      if (const auto whole = WholeOf(id, base)) EXPECT_FALSE(table->Has(*whole));
+      if (const auto whole = WholeOf(id, base)) {
+        EXPECT_FALSE(table->Has(*whole));
+      }
     }
     // One that is missing or one too many is noticed.
     std::vector<uint32_t> fewer = ids;

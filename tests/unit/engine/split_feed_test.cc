@@ -25,6 +25,8 @@ struct SplitWorld : World {
   explicit SplitWorld(uint64_t seed) : World(seed) {
     setup_.store.namespaced = true;
     setup_.store.empty = true;
+    setup_.engine.log_segment_bytes = 1u << 20;
+    setup_.engine.log_budget_bytes = 8u << 20;
   }
   // Stored keys of the whole, of both halves.
   static std::vector<std::string> KeysOfWhole(size_t count) {

@@ -198,7 +198,7 @@ TEST_F(StoreTest, EarlierStoresHaveKeysWithoutNamespaces) {
 }
 
 TEST_F(StoreTest, UnknownFeaturesAreRefused) {
-  ExpectRefused(TableMeta{.features = 3}.Bytes(), Code::kVersion, "features that this build does not know (bits 0x2)");
+  ExpectRefused(TableMeta{.features = 5}.Bytes(), Code::kVersion, "features that this build does not know (bits 0x4)");
 }
 
 TEST_F(StoreTest, GoldenWritten) {

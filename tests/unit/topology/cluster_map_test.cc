@@ -278,10 +278,10 @@ TEST(ClusterMap, UnknownFieldsSurvive) {
 
 TEST(ClusterMap, RefusesWhatItCannotRead) {
   std::string newer = kPartitionText;
-  newer.replace(newer.find("\"format\":2"), 10, "\"format\":3");
+  newer.replace(newer.find("\"format\":2"), 10, "\"format\":4");
   Result<PartitionRecord> record = DecodePartition({"partition/00012", newer, 1});
   EXPECT_EQ(record.code(), Code::kVersion);
-  EXPECT_THAT(record.status().message(), HasSubstr("partition/00012 has format 3"));
+  EXPECT_THAT(record.status().message(), HasSubstr("partition/00012 has format 4"));
 
   const std::pair<const char*, const char*> kChanges[] = {
       {"\"epoch\":9", "\"epoch\":-9"},
