@@ -245,7 +245,8 @@ class KvadminTest(unittest.TestCase):
         parsed = list(csv.reader(io.StringIO(b64_file.read_text(), newline="")))
         self.assertEqual(parsed[0], ["key_b64", "value_b64", "expires_at_ms"])
         self.assertEqual([(base64.b64decode(k), base64.b64decode(v)) for k, v, _ in parsed[1:]], expected)
-        self.assertEqual(sorted(p.name for p in self.root.glob("rt*")), ["rt.csv", "rt64.csv"], "files were left over")
+        self.assertEqual(sorted(p.name for p in self.root.glob("rt*")), ["rt.csv", "rt.csv.manifest", "rt64.csv", "rt64.csv.manifest"],
+                         "files were left over")
 
         other = NodeProcess(self.root / "other", NODE_FLAGS).start()
         self.addCleanup(other.kill)
@@ -278,7 +279,7 @@ class KvadminTest(unittest.TestCase):
         done = self.kv("export", "--prefix", "er/", "-o", target, "--resume")
         self.assertIn("resuming after", done.err)
         self.assertEqual(target.read_bytes(), whole)
-        self.assertEqual([p.name for p in self.root.glob("er.jsonl*")], ["er.jsonl"])
+        self.assertEqual(sorted(p.name for p in self.root.glob("er.jsonl*")), ["er.jsonl", "er.jsonl.manifest"])
         self.kv("export", "--resume", expect=USAGE)
 
     def test_delete_range_and_sizes(self):

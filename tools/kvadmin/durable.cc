@@ -1,6 +1,7 @@
 #include "tools/kvadmin/durable.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -21,6 +22,30 @@ Status SyncPath(const std::string& path) {
 Status SyncParent(const std::string& path) {
   const std::string parent = std::filesystem::path(path).parent_path().string();
   return SyncPath(parent.empty() ? "." : parent);
+}
+
+Status WriteDurably(const std::string& path, const std::string& bytes, bool replace) {
+  const std::string temporary = fmt::format("{}.tmp-{}", path, ::getpid());
+  const int descriptor = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (descriptor < 0) return ErrnoError(errno, "create {}", temporary);
+  Status status;
+  for (size_t done = 0; status.ok() && done < bytes.size();) {
+    const ssize_t written = ::write(descriptor, bytes.data() + done, bytes.size() - done);
+    if (written < 0) status = ErrnoError(errno, "write {}", temporary);
+    if (written >= 0) done += static_cast<size_t>(written);
+  }
+  if (status.ok() && ::fsync(descriptor) != 0) status = ErrnoError(errno, "sync {}", temporary);
+  if (::close(descriptor) != 0 && status.ok()) status = ErrnoError(errno, "close {}", temporary);
+  const int named = !status.ok() ? 0
+                    : replace    ? ::rename(temporary.c_str(), path.c_str())
+                                 : ::link(temporary.c_str(), path.c_str());
+  if (named != 0 && errno == EEXIST) {
+    status = Error(Code::kAlreadyExists, "{} is there already", path);
+  } else if (named != 0) {
+    status = ErrnoError(errno, "name {}", path);
+  }
+  if (!status.ok() || !replace) ::unlink(temporary.c_str());
+  return status.ok() ? SyncParent(path) : status;
 }
 
 Result<int> OpenAndLock(const std::string& path, const std::function<void()>& opened) {

@@ -15,6 +15,10 @@ Status SyncPath(const std::string& path);
 // Calls fsync on the directory that holds `path`, so that the name `path` survives a crash.
 Status SyncParent(const std::string& path);
 
+// Writes a file as a whole: it has its name once all of it is durable. With `replace` it takes the place of one that is
+// there; otherwise that is kAlreadyExists.
+Status WriteDurably(const std::string& path, const std::string& bytes, bool replace);
+
 // Opens a file for reading and writing, creates it if it does not exist, and locks it (flock). The
 // returned descriptor is that of the file which has the name now: another process may rename or
 // remove the file between the opening and the locking. kAlreadyExists when another process holds

@@ -122,6 +122,7 @@ Status ExportFile::LoadState(Position* position) {
   ASSIGN_OR_RETURN(position->snapshot, Base64Decode(state["snapshot_b64"].get<std::string>()));
   position->bytes = state["bytes"];
   position->rows = state["rows"];
+  if (state.contains("sums") && state["sums"].is_string()) position->sums = state["sums"];
   std::error_code error;
   uint64_t there = fs::file_size(partial_, error);
   if (error || there < position->bytes) {
@@ -164,6 +165,7 @@ Status ExportFile::WriteState(const Position& position) {
   state["snapshot_b64"] = Base64Encode(position.snapshot);
   state["bytes"] = bytes_;
   state["rows"] = position.rows;
+  state["sums"] = position.sums;
   std::string next = state_ + ".next";
   std::ofstream out(next, std::ios::trunc);
   out << state.dump() << '\n';
@@ -174,9 +176,12 @@ Status ExportFile::WriteState(const Position& position) {
   return Status();
 }
 
-Status ExportFile::Finish() {
+Status ExportFile::Finish(const std::string& manifest) {
   RETURN_IF_ERROR(Flush());
   if (path_.empty()) return Status();
+  // That of an older file must not be found beside this one.
+  const std::string manifest_path = path_ + ".manifest";
+  if (::unlink(manifest_path.c_str()) != 0 && errno != ENOENT) return ErrnoError(errno, "remove {}", manifest_path);
   // Closing the file gives up the lock, so the rename comes first: another export that finds the
   // file unlocked would begin to overwrite it. The state goes last: without it, a kill would leave
   // a FILE.partial that looks like somebody else's.
@@ -187,7 +192,8 @@ Status ExportFile::Finish() {
   fs::remove(state_ + ".next", ignored);  // left by an interrupted Save
   std::FILE* file = std::exchange(file_, nullptr);
   if (std::fclose(file) != 0) return ErrnoError(errno, "close {}", path_);
-  return SyncParent(path_);
+  RETURN_IF_ERROR(SyncParent(path_));
+  return WriteDurably(manifest_path, manifest, /*replace=*/true);
 }
 
 }  // namespace pando::admin

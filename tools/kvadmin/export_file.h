@@ -1,7 +1,7 @@
 // ExportFile: the output file of an export. Rows go to FILE.partial. Save records the progress
-// (scan cursor, bytes, rows) in FILE.partial.state, so that an interrupted export can be resumed.
-// Finish syncs FILE.partial and renames it to FILE. Standard output uses neither file and cannot be
-// resumed. Without Finish, the destructor removes both files unless the export can be resumed.
+// (scan cursor, bytes, rows, sums) in FILE.partial.state, so that an interrupted export can be resumed.
+// Finish syncs FILE.partial, renames it to FILE, and writes FILE.manifest. Standard output uses neither file and cannot
+// be resumed. Without Finish, the destructor removes both files unless the export can be resumed.
 //
 // The state exists before the first row, so a FILE.partial that has rows but no state is somebody
 // else's: it is left alone. A lock on FILE.partial keeps other exports away until the rename.
@@ -23,6 +23,7 @@ class ExportFile {
     std::string cursor;    // the scan's cursor after the last row written
     std::string snapshot;  // the snapshot that the scan reads; empty = none
     uint64_t bytes = 0, rows = 0;
+    std::string sums;  // VerifiedRows::Save; empty: the rows are not verified
   };
 
   ExportFile() = default;
@@ -38,8 +39,9 @@ class ExportFile {
   Status Write(const std::string& bytes);
   // Makes the written rows durable and saves the position. Ignores position.bytes.
   Status Save(const Position& position);
-  // Syncs the file, removes the state, and renames the file to its final name.
-  Status Finish();
+  // Syncs the file, removes the state, and renames the file to its final name. Then writes FILE.manifest, which says
+  // what the file holds: it exists only beside the file that it describes.
+  Status Finish(const std::string& manifest);
   uint64_t bytes() const { return bytes_; }
   // Whether a later export can resume this one: a state was saved, and Finish was not called.
   bool resumable() const { return resumable_; }

@@ -221,7 +221,7 @@ TEST_F(FilesTest, AnExportToALinkWritesItsTarget) {
   ExportFile file;
   ASSERT_TRUE(file.Open(In("link"), "all", false, &position).ok());
   ASSERT_TRUE(file.Write("new").ok());
-  ASSERT_TRUE(file.Finish().ok());
+  ASSERT_TRUE(file.Finish("{}").ok());
   EXPECT_TRUE(fs::is_symlink(In("link")));
   EXPECT_EQ(Get("real/file"), "new");
   fs::create_symlink(In("nothing"), In("dangling"));
@@ -234,7 +234,7 @@ TEST_F(FilesTest, AnExportThatIsNotResumedForgetsTheStateOfTheOneBefore) {
     ExportFile first;
     ASSERT_TRUE(first.Open(In("x"), "all", /*resume=*/false, &position).ok());
     ASSERT_TRUE(first.Write("old rows\n").ok());
-    ASSERT_TRUE(first.Save({"cursor", "snapshot", 0, 1}).ok());
+    ASSERT_TRUE(first.Save({"cursor", "snapshot", 0, 1, ""}).ok());
     EXPECT_TRUE(first.resumable());
   }
   {
@@ -256,7 +256,7 @@ TEST_F(FilesTest, AnExportGoesOnWhereItsStateSays) {
     ExportFile first;
     ASSERT_TRUE(first.Open(In("x"), "all", /*resume=*/false, &position).ok());
     ASSERT_TRUE(first.Write("1\n").ok());
-    ASSERT_TRUE(first.Save({"cursor", "snapshot", 0, 1}).ok());
+    ASSERT_TRUE(first.Save({"cursor", "snapshot", 0, 1, "sums"}).ok());
     ASSERT_TRUE(first.Write("2\n").ok());
     // Only one writer at a time is allowed.
     ExportFile other;
@@ -271,10 +271,11 @@ TEST_F(FilesTest, AnExportGoesOnWhereItsStateSays) {
   EXPECT_EQ(position.cursor, "cursor");
   EXPECT_EQ(position.snapshot, "snapshot");
   EXPECT_EQ(position.rows, 1u);
+  EXPECT_EQ(position.sums, "sums");
   ASSERT_TRUE(second.Write("2, again\n").ok());
-  ASSERT_TRUE(second.Finish().ok());
+  ASSERT_TRUE(second.Finish("{}").ok());
   EXPECT_EQ(Get("x"), "1\n2, again\n");
-  EXPECT_EQ(Names(), std::vector<std::string>{"x"});
+  EXPECT_EQ(Names(), (std::vector<std::string>{"x", "x.manifest"}));
 }
 
 TEST_F(FilesTest, AnExportRefusesAStateThatIsNone) {
@@ -303,15 +304,18 @@ TEST_F(FilesTest, AnExportRefusesAStateThatIsNone) {
 TEST_F(FilesTest, AnExportReplacesAFileButNoDirectoryOrDevice) {
   ExportFile::Position position;
   Put("file", "old");
+  Put("file.manifest", "of the old file");
   {
     ExportFile file;
     ASSERT_TRUE(file.Open(In("file"), "all", false, &position).ok());
     ASSERT_TRUE(file.Write("new").ok());
     EXPECT_EQ(Get("file"), "old");
-    ASSERT_TRUE(file.Finish().ok());
+    EXPECT_EQ(Get("file.manifest"), "of the old file");
+    ASSERT_TRUE(file.Finish("of the new file").ok());
     EXPECT_EQ(Get("file"), "new");
+    EXPECT_EQ(Get("file.manifest"), "of the new file");
   }
-  EXPECT_EQ(Names(), std::vector<std::string>{"file"});
+  EXPECT_EQ(Names(), (std::vector<std::string>{"file", "file.manifest"}));
   ExportFile file;
   EXPECT_EQ(file.Open("/dev/null", "all", false, &position).code(), Code::kInvalidArgument);
   EXPECT_EQ(file.Open(root_.string(), "all", false, &position).code(), Code::kInvalidArgument);

@@ -43,11 +43,13 @@ void OnChosen(tools::Command command, Globals* globals, std::function<Result<Exi
 
 Result<ExitCode> OfManyPartitions(Result<ExitCode> result) {
   if (result.ok() || result.status().code() != Code::kNotMaster) return result;
-  return Error(Code::kNotMaster,
-               "{}. This command needs one node that leads every partition it reads. Let one lead all of them for that "
-               "time, with kvadmin failover PARTITION --to NODE for each, and name only that node in --server; kvadmin "
-               "cluster status -v says who leads what, and \"Back up a cluster\" in OPERATING says more",
-               result.status().message());
+  return Error(
+      Code::kNotMaster,
+      "{}. This command needs a router of the cluster in --server, or one node that leads every partition it "
+      "reads; backup needs such a node. Let one lead all of them for that time, with kvadmin failover PARTITION "
+      "--to NODE for each, and name only that node in --server; kvadmin cluster status -v says who leads what, and "
+      "\"Back up a cluster\" in OPERATING says more",
+      result.status().message());
 }
 
 void ReportError(const Globals& globals, const Status& status) {

@@ -10,9 +10,11 @@
 #include "tools/common/table.h"
 #include "tools/kvadmin/commands/commands.h"
 #include "tools/kvadmin/export_file.h"
+#include "tools/kvadmin/patience.h"
 #include "tools/kvadmin/progress.h"
 #include "tools/kvadmin/record_reader.h"
 #include "tools/kvadmin/snapshot_lease.h"
+#include "tools/kvadmin/verified_rows.h"
 
 namespace pando::admin {
 
@@ -22,9 +24,11 @@ struct ExportOptions {
   RangeOptions range;
   std::string output = "-";
   std::optional<Format> format;
-  bool resume = false, quiet = false, latest = false;
+  bool resume = false, quiet = false, latest = false, no_verify = false;
+  bool verify() const { return !latest && !no_verify; }
   uint32_t page_rows = 2000;
   uint64_t save_every_mb = 64;
+  uint32_t retry_s = 60;
 };
 
 std::string CsvField(std::string_view bytes) {
@@ -86,8 +90,8 @@ Status ChooseSnapshot(const ExportOptions& options, const ExportFile::Position& 
   return Status();
 }
 
-// An interrupted export continues only at the node where it began: two stores must not end up in one
-// file.
+// An interrupted export continues only at the node, or at a router of the cluster, where it began: two stores must not
+// end up in one file.
 Result<std::string> NodeId(Client& client) {
   api::HelloRequest request;
   request.client_name = "kvadmin export";
@@ -105,33 +109,54 @@ std::string Identity(const ExportOptions& options, const Range& range, Format fo
 struct Scanned {
   uint64_t rows = 0;   // in the file, including those of the export that is resumed
   std::string cursor;  // continues after these rows
+  uint64_t saved_rows = 0;
+  std::optional<VerifiedRows> sums;
+  bool differs = false;  // the last part is not what the store has; the saved position is before it
+  ExportFile::Position Position(const SnapshotLease& lease) const {
+    return {cursor, lease.token(), 0, rows, sums ? sums->Save() : ""};
+  }
+  // Compares what came since the last time.
+  Status Check() {
+    if (!sums) return Status();
+    Status same = sums->Check(/*over=*/cursor.empty());
+    differs = same.code() == Code::kCorruption;
+    return same;
+  }
 };
 
 Status ScanInto(Client& client, const ExportOptions& options, const Range& range, const RowWriter& writer,
                 ExportFile* file, SnapshotLease* lease, Progress* progress, Scanned* scanned) {
-  ASSIGN_OR_RETURN(int64_t expected, CountRange(client, range));
+  const Patience patience(int64_t{options.retry_s} * 1000);
+  ASSIGN_OR_RETURN(int64_t expected, patience([&] { return CountRange(client, range); }));
   progress->SetTotal(static_cast<uint64_t>(expected));
   api::ScanRequest request;
   SetRange(range, &request);
+  request.limit_rows = static_cast<int32_t>(options.page_rows);
   request.cursor = scanned->cursor;
-  uint64_t bytes_at_save = file->bytes(), new_rows = 0;
-  auto keep_snapshot = [lease] { return lease->token().empty() ? Status() : lease->Keep(); };
-  RETURN_IF_ERROR(keep_snapshot());
+  uint64_t bytes_at_save = file->bytes();
   std::string out;
-  return ScanRows(client, &request, /*limit=*/0, options.page_rows, &new_rows, [&](const std::vector<api::Row>& page) {
+  for (;;) {
+    if (!lease->token().empty()) RETURN_IF_ERROR(patience([&] { return lease->Keep(); }));
+    ASSIGN_OR_RETURN(const api::ScanReply page,
+                     patience([&] { return client.Call(Client::Repeat::kSafe, &api::KvIf::scan, request); }));
     out.clear();
-    for (const api::Row& row : page) writer.Append(row, &out);
+    for (const api::Row& row : page.rows) writer.Append(row, &out);
     RETURN_IF_ERROR(file->Write(out));
-    scanned->rows += page.size();
-    scanned->cursor = request.cursor;
+    if (scanned->sums) scanned->sums->Add(page.rows);
+    scanned->rows += page.rows.size();
+    scanned->cursor = request.cursor = page.cursor;
     progress->Update(scanned->rows, file->bytes(), scanned->rows);
-    if (request.cursor.empty()) return Status();
-    if (file->bytes() - bytes_at_save >= options.save_every_mb << 20) {
-      RETURN_IF_ERROR(file->Save({request.cursor, lease->token(), 0, scanned->rows}));
-      bytes_at_save = file->bytes();
+    const bool over = page.cursor.empty();
+    const bool save = !over && file->bytes() - bytes_at_save >= options.save_every_mb << 20;
+    if (over || save || (scanned->sums && scanned->sums->due())) {
+      RETURN_IF_ERROR(patience([&] { return scanned->Check(); }));
     }
-    return keep_snapshot();
-  });
+    if (over) return Status();
+    if (!save) continue;
+    RETURN_IF_ERROR(file->Save(scanned->Position(*lease)));
+    scanned->saved_rows = scanned->rows;
+    bytes_at_save = file->bytes();
+  }
 }
 
 // Ends an export that failed or was interrupted. If possible, its rows and its snapshot are kept
@@ -142,17 +167,72 @@ Status CutShort(const ExportOptions& options, Status why, const Scanned& scanned
   if (why.code() == Code::kSnapshotGone) {
     return Error(why.code(), "{}; start the export again, without --resume", why.message());
   }
-  if (scanned.rows > 0 && !scanned.cursor.empty()) {
+  uint64_t rows = scanned.saved_rows;
+  if (scanned.rows > 0 && !scanned.cursor.empty() && !scanned.differs) {
     // If this fails (because the disk is full), an earlier position may still be there.
-    Status saved = file->Save({scanned.cursor, lease->token(), 0, scanned.rows});
+    Status saved = file->Save(scanned.Position(*lease));
     if (!saved.ok() && !file->resumable()) return why;
+    if (saved.ok()) rows = scanned.rows;
   }
   if (!file->resumable()) return Error(why.code(), "{}; nothing was exported", why.message());
   const auto minutes = std::chrono::duration_cast<std::chrono::minutes>(SnapshotLease::kResumableTtl).count();
   const bool kept = !lease->token().empty() && lease->Leave().ok();
-  return Error(why.code(), "{}; {} records are in {}.partial, and --resume continues there{}", why.message(),
-               scanned.rows, options.output,
+  return Error(why.code(), "{}; {} records are in {}.partial, and --resume continues there{}", why.message(), rows,
+               options.output,
                kept ? fmt::format(", for {} minutes, while the server keeps the snapshot", minutes) : "");
+}
+
+// Prepares the comparison of the rows with what the store counts.
+Status StartSums(Client* client, const ExportOptions& options, const Range& range, const ExportFile::Position& position,
+                 Scanned* scanned) {
+  if (!options.verify()) return Status();
+  scanned->sums.emplace(client, range, /*reverse=*/false, options.range.encoding);
+  if (position.rows == 0) return Status();
+  if (Status status = scanned->sums->Restore(position.sums); !status.ok()) {
+    return Error(status.code(), "{}.partial: {}; resume with --no-verify, or start the export again, without --resume",
+                 options.output, status.message());
+  }
+  return Status();
+}
+
+// What FILE.manifest says (docs/FORMAT.md, "Manifest of an export").
+std::string Manifest(const ExportOptions& options, Format format, const Range& range, const std::string& node,
+                     int64_t version, const ExportFile& file, const Scanned& scanned) {
+  Json j;
+  j["pando_export"] = 1;
+  j["file_bytes"] = file.bytes();
+  j["format"] = format == Format::kCsv ? "csv" : "jsonl";
+  j["base64"] = options.range.encoding == Encoding::kBase64;
+  j["from"] = node;
+  for (const auto& [name, key] : {std::pair("start", &range.start), {"end", &range.end}, {"prefix", &range.prefix}}) {
+    if (!key->empty()) SetBytes(&j, name, *key);
+  }
+  if (version != 0) j["snapshot_version"] = VersionText(version);
+  j["records"] = scanned.rows;
+  j["verified"] = scanned.sums.has_value();
+  if (scanned.sums) {
+    j["bytes"] = scanned.sums->verified().bytes;
+    j["content_hash"] = fmt::format("{:016x}", scanned.sums->verified().content_hash);
+  }
+  return j.dump(1) + "\n";
+}
+
+void Report(const Globals& globals, const ExportOptions& options, const ExportFile& file, const Scanned& scanned,
+            uint64_t resumed_rows, double seconds) {
+  const std::string_view verified = scanned.sums ? ", verified" : "";
+  if (options.output == "-") {
+    if (!options.quiet && !globals.json) tools::PrintNote("{} records{}\n", scanned.rows, verified);
+  } else if (globals.json) {
+    PrintJson(Json{{"file", options.output},
+                   {"records", scanned.rows},
+                   {"bytes", file.bytes()},
+                   {"seconds", seconds},
+                   {"verified", scanned.sums.has_value()}});
+  } else {
+    const double rate = seconds > 0 ? static_cast<double>(scanned.rows - resumed_rows) / seconds : 0;
+    tools::Print("{}: {} records{}, {}, in {:.1f} s ({:.0f} records/s)\n", options.output, scanned.rows, verified,
+                 tools::HumanBytes(static_cast<double>(file.bytes())), seconds, rate);
+  }
 }
 
 Result<ExitCode> Export(const Globals& globals, const ExportOptions& options) {
@@ -173,30 +253,22 @@ Result<ExitCode> Export(const Globals& globals, const ExportOptions& options) {
   const bool to_file = options.output != "-";
   SnapshotLease lease(&client, to_file ? SnapshotLease::kResumableTtl : SnapshotLease::kWorkingTtl);
   RETURN_IF_ERROR(ChooseSnapshot(options, position, &range, &lease));
-  Scanned scanned{position.rows, position.cursor};
+  Scanned scanned;
+  scanned.rows = scanned.saved_rows = position.rows;
+  scanned.cursor = position.cursor;
+  RETURN_IF_ERROR(StartSums(&client, options, range, position, &scanned));
   Progress progress("exporting", "records", 0, options.quiet || globals.json);
   if (Status status = ScanInto(client, options, range, writer, &file, &lease, &progress, &scanned); !status.ok()) {
     progress.Clear();
     return CutShort(options, std::move(status), scanned, &file, &lease);
   }
-  RETURN_IF_ERROR(file.Finish());
+  RETURN_IF_ERROR(file.Finish(Manifest(options, format, range, node, lease.version(), file, scanned)));
   progress.Clear();
   // The file is complete. If the snapshot cannot be released, it expires by itself.
   if (Status released = lease.Release(); !released.ok() && !globals.json) {
     tools::PrintNote("the snapshot could not be released, and will expire: {}\n", released.message());
   }
-
-  const double seconds = progress.ElapsedSeconds();
-  const uint64_t rows = scanned.rows - position.rows;
-  if (!to_file) {
-    if (!options.quiet && !globals.json) tools::PrintNote("{} records\n", scanned.rows);
-  } else if (globals.json) {
-    PrintJson(Json{{"file", options.output}, {"records", scanned.rows}, {"bytes", file.bytes()}, {"seconds", seconds}});
-  } else {
-    tools::Print("{}: {} records, {}, in {:.1f} s ({:.0f} records/s)\n", options.output, scanned.rows,
-                 tools::HumanBytes(static_cast<double>(file.bytes())), seconds,
-                 seconds > 0 ? static_cast<double>(rows) / seconds : 0);
-  }
+  Report(globals, options, file, scanned, position.rows, progress.ElapsedSeconds());
   return kExitOk;
 }
 
@@ -213,8 +285,11 @@ void AddExportCommand(tools::Command app, Globals* globals) {
       [o](const std::string& f) { o->format = f == "csv" ? Format::kCsv : Format::kJsonLines; },
       "jsonl or csv; default: by the name of the file, else jsonl");
   command.Flag("--resume", &o->resume,
-               "Continue an interrupted export of the same range of the same node to the same file");
+               "Continue an interrupted export of the same range of the same node or cluster to the same file");
   command.Flag("--latest", &o->latest, "Read the latest records instead of a snapshot");
+  command.Flag("--no-verify", &o->no_verify, "Do not compare the records with what the store counts in the range");
+  command.Number("--retry-s", &o->retry_s, "Repeat a request for so long while a node or a router is away", 0, 86400)
+      .ShowDefault();
   command.Flag("-q,--quiet", &o->quiet, "Show no progress");
   command.Number("--page-rows", &o->page_rows, "Rows per request", 1, kMaxScanRows).ShowDefault();
   command.Number("--save-every-mb", &o->save_every_mb, "Save the position for --resume every so many MiB", 0, 1'000'000)
@@ -223,13 +298,15 @@ void AddExportCommand(tools::Command app, Globals* globals) {
       "The export is written to FILE.partial, which is renamed to FILE when it is complete. It is as of one moment,\n"
       "because it reads a snapshot. When an export to a file is interrupted, the server keeps the snapshot for half\n"
       "an hour, so that --resume can continue. With --latest, each record is as it was when the scan reached it.\n"
+      "Otherwise number, bytes and content hash of the records are compared with what the store counts in the\n"
+      "range at the same snapshot. FILE.manifest says what was exported. Of a cluster, name routers in --server.\n"
       "With --base64, the CSV columns are key_b64,value_b64.\n\n"
       "Examples:\n"
       "  kvadmin export -o all.jsonl\n"
       "  kvadmin export --prefix user/ -o users.csv\n"
       "  kvadmin export -o all.jsonl --resume\n"
       "  kvadmin export --prefix log/ | gzip > logs.jsonl.gz\n"
-      "Exit codes: 0 exported, and the file is complete; 3 cut short.");
+      "Exit codes: 0 exported, and the file is complete; 3 cut short; 4 the records are not what the store counts.");
   OnChosen(command, globals, [=] { return OfManyPartitions(Export(*globals, *o)); });
 }
 

@@ -8,6 +8,8 @@
 #include "src/base/limits.h"
 #include "tools/common/table.h"
 #include "tools/kvadmin/commands/commands.h"
+#include "tools/kvadmin/snapshot_lease.h"
+#include "tools/kvadmin/verified_rows.h"
 
 namespace pando::admin {
 
@@ -20,7 +22,7 @@ constexpr size_t kMinValueColumns = 20;
 
 struct ScanOptions {
   RangeOptions range;
-  bool reverse = false, keys_only = false, sizes_only = false;
+  bool reverse = false, keys_only = false, sizes_only = false, verify = false;
 };
 
 size_t TerminalColumns() {
@@ -80,9 +82,44 @@ class RowPrinter {
   size_t columns_;
 };
 
+// Scans one snapshot and compares the rows with what the store counts.
+Status ScanVerified(Client& client, const Globals& globals, const ScanOptions& options, Range range,
+                    api::ScanRequest* request, RowPrinter* printer, uint64_t* rows) {
+  SnapshotLease lease(&client, SnapshotLease::kWorkingTtl);
+  if (range.snapshot.empty()) {
+    RETURN_IF_ERROR(lease.Open());
+    request->snapshot = range.snapshot = lease.token();
+  }
+  VerifiedRows sums(&client, std::move(range), options.reverse, options.range.encoding);
+  const Status scanned =
+      ScanRows(client, request, options.range.limit, kPageRows, rows, [&](const std::vector<api::Row>& page) -> Status {
+        printer->Print(page);
+        sums.Add(page);
+        if (sums.due() && !request->cursor.empty()) RETURN_IF_ERROR(sums.Check(/*over=*/false));
+        if (!lease.token().empty()) RETURN_IF_ERROR(lease.Keep());
+        return tools::OutputStatus();
+      });
+  RETURN_IF_ERROR(scanned);
+  RETURN_IF_ERROR(sums.Check(/*over=*/request->cursor.empty()));
+  const RangeAggregates& verified = sums.verified();
+  if (globals.json) {
+    PrintJson(Json{{"verified",
+                    {{"records", verified.count},
+                     {"bytes", verified.bytes},
+                     {"content_hash", fmt::format("{:016x}", verified.content_hash)}}}});
+  } else {
+    tools::PrintNote("verified: {} records, {} bytes, content hash {:016x}, as the store counts them\n", verified.count,
+                     verified.bytes, verified.content_hash);
+  }
+  return lease.Release();
+}
+
 Result<ExitCode> Scan(const Globals& globals, const ScanOptions& options) {
   ASSIGN_OR_RETURN(Range range, BuildRange(options.range));
   api::ScanRequest request;
+  if (options.verify && !range.cursor.empty()) {
+    return Error(Code::kInvalidArgument, "--verify cannot tell where a --cursor begins; give --start instead");
+  }
   SetRange(range, &request);
   request.reverse = options.reverse;
   request.keys_only = options.keys_only;
@@ -91,12 +128,20 @@ Result<ExitCode> Scan(const Globals& globals, const ScanOptions& options) {
   Client client(globals.target);
   RowPrinter printer(globals, options);
   uint64_t rows = 0;
-  Status status =
-      ScanRows(client, &request, options.range.limit, kPageRows, &rows, [&](const std::vector<api::Row>& page) {
-        printer.Print(page);
-        return tools::OutputStatus();
-      });
+  const bool own_snapshot = options.verify && range.snapshot.empty();
+  Status status = options.verify ? ScanVerified(client, globals, options, std::move(range), &request, &printer, &rows)
+                                 : ScanRows(client, &request, options.range.limit, kPageRows, &rows,
+                                            [&](const std::vector<api::Row>& page) {
+                                              printer.Print(page);
+                                              return tools::OutputStatus();
+                                            });
   RETURN_IF_ERROR(tools::OutputStatus());
+  if (own_snapshot && !request.cursor.empty()) {
+    // A cursor continues only in its snapshot, and that is released.
+    if (!status.ok()) return status;
+    if (!globals.json) tools::PrintNote("{} rows; there are more: use --limit 0 for all\n", rows);
+    return kExitOk;
+  }
   return EndOfRows(globals, rows, "rows", request.cursor, std::move(status));
 }
 
@@ -109,15 +154,22 @@ void AddScanCommand(tools::Command app, Globals* globals) {
   AddPageOptions(command, &o->range, "scan", "rows");
   command.Flag("--reverse", &o->reverse, "Scan from the end of the range to its start");
   auto keys_only = command.Flag("--keys-only", &o->keys_only, "Print keys without values");
-  command.Flag("--sizes-only", &o->sizes_only, "Print the sizes of the values instead of the values")
-      .Excludes(keys_only);
+  auto sizes_only = command.Flag("--sizes-only", &o->sizes_only, "Print the sizes of the values instead of the values")
+                        .Excludes(keys_only);
+  command
+      .Flag("--verify", &o->verify,
+            "Scan a snapshot, and compare the rows with the number, bytes and content hash that the store keeps")
+      .Excludes(keys_only)
+      .Excludes(sizes_only);
   command.Footer(
       "The table truncates long values; --json prints one complete record per line.\n\n"
       "Examples:\n"
       "  kvadmin scan --prefix libthrift\n"
       "  kvadmin scan --start a --end b --keys-only --limit 0\n"
       "  kvadmin scan --reverse --limit 5\n"
-      "  kvadmin --json scan --prefix user/ --limit 0 | jq -r .key");
+      "  kvadmin --json scan --prefix user/ --limit 0 | jq -r .key\n"
+      "  kvadmin scan --prefix user/ --limit 0 --verify > /dev/null\n"
+      "Exit codes: 0 printed; 4 with --verify: the rows are not what the store counts in the range.");
   OnChosen(command, globals, [=] { return OfManyPartitions(Scan(*globals, *o)); });
 }
 

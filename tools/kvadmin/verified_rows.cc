@@ -1,0 +1,130 @@
+#include "tools/kvadmin/verified_rows.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "src/base/hash.h"
+#include "src/base/limits.h"
+#include "src/btree/tree_node.h"
+#include "src/model/key_space.h"
+
+namespace pando::admin {
+
+namespace {
+
+constexpr KeySpace kSpaces[] = {KeySpace(), KeySpace(kDefaultNamespace)};
+constexpr size_t kPrintedKeyColumns = 64;
+
+std::string Bound(const std::string& key, Encoding encoding, std::string_view none) {
+  return key.empty() ? std::string(none) : fmt::format("\"{}\"", Printable(key, encoding, kPrintedKeyColumns));
+}
+
+}  // namespace
+
+std::string KeyAfter(const std::string& key) {
+  if (key.size() < kMaxKeyBytes) return key + '\0';
+  // A longer one cannot be named, and no key can be as long.
+  std::string after = key;
+  while (!after.empty() && after.back() == '\xff') after.pop_back();
+  if (!after.empty()) after.back() = static_cast<char>(static_cast<unsigned char>(after.back()) + 1);
+  return after;
+}
+
+VerifiedRows::VerifiedRows(Range range, bool reverse, Encoding encoding, Ask ask)
+    : range_(std::move(range)), reverse_(reverse), encoding_(encoding), ask_(std::move(ask)) {
+  CHECK(!range_.snapshot.empty()) << "without a snapshot, rows and sums are of different moments";
+}
+
+VerifiedRows::VerifiedRows(Client* client, Range range, bool reverse, Encoding encoding)
+    : VerifiedRows(std::move(range), reverse, encoding, [client](const api::AggregateRequest& request) {
+        return client->Call(Client::Repeat::kSafe, &api::KvIf::aggregate, request);
+      }) {}
+
+void VerifiedRows::Add(const std::vector<api::Row>& rows) {
+  for (const api::Row& row : rows) {
+    ++part_.count;
+    part_.bytes += row.key.size() + row.value.size();
+    const uint64_t value_hash = Hash64(row.value);
+    for (size_t i = 0; i < part_.hashes.size(); ++i) {
+      part_.hashes[i] +=
+          RecordHash(kSpaces[i].prefix(), row.key, value_hash, static_cast<Version>(row.version), row.expires_at_ms);
+    }
+  }
+  if (!rows.empty()) last_key_ = rows.back().key;
+}
+
+Status VerifiedRows::Check(bool over) {
+  if (!over && last_key_.empty()) return Status();
+  api::AggregateRequest request;
+  SetRange(range_, &request);
+  std::string next;
+  if (!over) {
+    next = reverse_ ? last_key_ : KeyAfter(last_key_);
+    if (next.empty()) return Status();  // no key can follow, so what is left is compared as the last part
+    (reverse_ ? request.start_key : request.end_key) = next;
+  }
+  Result<api::AggregateReply> reply = ask_(request);
+  if (reply.status().code() == Code::kUnsupported) {
+    return Error(Code::kUnsupported,
+                 "{}; it is older than this kvadmin and cannot verify what it sends: read without that",
+                 reply.status().message());
+  }
+  RETURN_IF_ERROR(reply.status());
+  const auto hash = static_cast<uint64_t>(reply->content_hash);
+  const bool same_hash = hash == part_.hashes[0] || hash == part_.hashes[1];
+  if (static_cast<uint64_t>(reply->count) != part_.count || static_cast<uint64_t>(reply->bytes) != part_.bytes ||
+      !same_hash) {
+    return Differs(request, *reply);
+  }
+  verified_.Add({part_.count, part_.bytes, hash});
+  part_ = {};
+  last_key_.clear();
+  if (!over) (reverse_ ? range_.end : range_.start) = std::move(next);
+  return Status();
+}
+
+Status VerifiedRows::Differs(const api::AggregateRequest& asked, const api::AggregateReply& reply) const {
+  const std::string prefix =
+      asked.prefix.empty() ? "" : fmt::format(" with the prefix {}", Bound(asked.prefix, encoding_, ""));
+  return Error(
+      Code::kCorruption,
+      "the rows from {} to {}{} are not what the store counts there at the same snapshot: {} records, {} bytes, "
+      "content hash {:016x} came, and it counts {} records, {} bytes, content hash {:016x}. Do not use them. "
+      "Read the range again, at another node or router; if it differs again, run kvadmin check --online at each "
+      "node, and kvadmin verify for a cluster, and report it",
+      Bound(asked.start_key, encoding_, "the first key"), Bound(asked.end_key, encoding_, "the last key"), prefix,
+      part_.count, part_.bytes, part_.hashes[1], reply.count, reply.bytes, static_cast<uint64_t>(reply.content_hash));
+}
+
+std::string VerifiedRows::Save() const {
+  nlohmann::json saved;
+  saved["start_b64"] = Base64Encode(range_.start);
+  saved["end_b64"] = Base64Encode(range_.end);
+  saved["last_key_b64"] = Base64Encode(last_key_);
+  saved["part"] = {part_.count, part_.bytes, part_.hashes[0], part_.hashes[1]};
+  saved["verified"] = {verified_.count, verified_.bytes, verified_.content_hash};
+  return saved.dump();
+}
+
+Status VerifiedRows::Restore(const std::string& saved) {
+  const nlohmann::json json = nlohmann::json::parse(saved, nullptr, false);
+  const auto numbers = [&json](const char* name, size_t count) {
+    return json.is_object() && json.contains(name) && json[name].is_array() && json[name].size() == count &&
+           std::all_of(json[name].begin(), json[name].end(), [](const auto& n) { return n.is_number_unsigned(); });
+  };
+  const auto text = [&json](const char* name) { return json.contains(name) && json[name].is_string(); };
+  if (!numbers("part", 4) || !numbers("verified", 3) || !text("start_b64") || !text("end_b64") ||
+      !text("last_key_b64")) {
+    return Error(Code::kInvalidArgument, "what was read so far cannot be verified: an older kvadmin has read it");
+  }
+  ASSIGN_OR_RETURN(range_.start, Base64Decode(json["start_b64"].get<std::string>()));
+  ASSIGN_OR_RETURN(range_.end, Base64Decode(json["end_b64"].get<std::string>()));
+  ASSIGN_OR_RETURN(last_key_, Base64Decode(json["last_key_b64"].get<std::string>()));
+  part_ = {json["part"][0], json["part"][1], {json["part"][2], json["part"][3]}};
+  verified_ = {json["verified"][0], json["verified"][1], json["verified"][2]};
+  return Status();
+}
+
+}  // namespace pando::admin
