@@ -7,7 +7,7 @@
     tools/dev_cluster.py kill-master KEY  kill -9 the master of the partition that holds the key, and print its node
 
 The first `up` also loads the records of RUN_DIR/packages.jsonl through a router, and shows that the death of a master
-loses none of them. RUN_DIR/cluster.json says what runs: {"topology", "nodes": [{"id", "listen", "http", "pid",
+loses none of them. An `up` that has started something ends with a report: how many packages there are, of which sections. RUN_DIR/cluster.json says what runs: {"topology", "nodes": [{"id", "listen", "http", "pid",
 "data_dir"}], "routers": [{"id", "listen", "http", "pid", "log_dir"}]}. A node's "pid" is the process that serves; its
 parent, the guard, is "guard" (src/node/guard.h).
 
@@ -52,6 +52,9 @@ PORT_STEP, ETCD_PORT_STEP = 10, 100  # between the nodes, and from the first nod
 START_TIMEOUT_S, HEAL_TIMEOUT_S, STOP_TIMEOUT_S, KILL_TIMEOUT_S = 60, 60, 60, 10
 READY = re.compile(r"(?:kvnode|kvrouter) ready: thrift ([^ ]+), (?:http ([^ ]+), )?")
 PROBE_TTL_MS = 600_000
+PROBE_PREFIX = "{dev-up}/"
+SECTION = re.compile(r"^Section: *(\S+)", re.MULTILINE)
+REPORTED_SECTIONS = 8
 PROBE_AFTER_S = 0.5  # the probe goes on for this long after the new master's first answer
 
 
@@ -483,6 +486,45 @@ def read_back(state):
     return not missing and not other
 
 
+def section_of(stanza):
+    found = SECTION.search(stanza)
+    return found.group(1).rsplit("/", 1)[-1] if found else "(none)"
+
+
+def show_report(state):
+    """Counts what the cluster holds: all of one moment, through a router, as kvadmin export has verified it."""
+    began = time.monotonic()
+    command = [BIN_DIR / "kvadmin", "--server", ",".join(state.entrances()), "--json", "export", "-q"]
+    packages, total, sections = 0, 0, collections.defaultdict(lambda: [0, 0])
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True) as export:
+        for line in export.stdout:
+            record = json.loads(line)
+            key, stanza = record.get("key", ""), record.get("value", "")
+            if key.startswith(PROBE_PREFIX) or not stanza.startswith("Package:"):
+                continue
+            size = len(key.encode()) + len(stanza.encode())
+            packages += 1
+            total += size
+            section = sections[section_of(stanza)]
+            section[0] += 1
+            section[1] += size
+        error = export.stderr.read()
+    if export.returncode != 0:
+        raise Failure(f"the cluster cannot be read: {error.strip()}")
+    say("what the cluster holds: a snapshot through a router, compared with the sums that the nodes keep")
+    tell(f"{count(packages, 'package')}, {total / 2**20:.1f} MiB, in {count(len(sections), 'section')} (read and "
+         f"verified in {time.monotonic() - began:.1f} s)")
+    tell(f"{'SECTION':16} {'PACKAGES':>9} {'MiB':>7}")
+    ranked = sorted(sections.items(), key=lambda item: (-item[1][0], item[0]))
+    shown_sections = ranked[:REPORTED_SECTIONS]
+    others = [value for _, value in ranked[REPORTED_SECTIONS:]]
+    if others:
+        shown_sections.append((f"{len(others)} others", [sum(n for n, _ in others), sum(b for _, b in others)]))
+    for name, (number, size) in shown_sections:
+        tell(f"{name:16} {number:>9,} {size / 2**20:>7.1f}")
+
+
 class Probe(threading.Thread):
     """A client that writes records to one partition, one after the other, and knows when each was acknowledged, and by
     whom."""
@@ -490,7 +532,7 @@ class Probe(threading.Thread):
     def __init__(self, state):
         super().__init__(daemon=True)
         self._client = ClusterClient(state.addresses())
-        self._prefix = f"{{dev-up}}/{time.time_ns()}/"  # the tag in braces puts all into one partition
+        self._prefix = f"{PROBE_PREFIX}{time.time_ns()}/"  # the tag in braces puts all into one partition
         self.master = self._client.get(self._key(0))[1]
         self.acknowledged = []  # (when, by which address), by number
         self.stopping = threading.Event()
@@ -618,6 +660,7 @@ def cmd_up(options):
             show(state, "get", "bash")
             show_failover(state)
             show(state, "cluster", "show", "--topology", state.topology)
+        show_report(state)
         tell_how_to_go_on(state)
 
 

@@ -3,9 +3,11 @@
 one node, and with clusters that keep their map in files and in etcd.
 """
 
+import collections
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -143,6 +145,29 @@ def single(dev):
     run_kvadmin("check", dev.run_dir / "data")
 
 
+def largest_section_known_to_apt():
+    """The section with the most packages, and how many it has. Of several versions of a package the last one counts."""
+    index = subprocess.run(["apt-cache", "dumpavail"], capture_output=True, text=True, check=True,
+                           errors="replace").stdout
+    section_of = {}
+    for stanza in index.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in stanza.splitlines() if re.match(r"(Package|Section): ", line))
+        if "Package" in fields:
+            section_of[fields["Package"]] = fields.get("Section", "(none)").rsplit("/", 1)[-1]
+    counts = collections.Counter(section_of.values())
+    return min(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def check_report(output, packages):
+    """The report of ./dev up counts what apt counts, in its rows as in its sum."""
+    section, number = largest_section_known_to_apt()
+    assert re.search(rf"(?m)^{packages:,} packages, [\d.]+ MiB, in \d+ sections? \(read and verified in ", output), output
+    rows = re.search(r"SECTION +PACKAGES +MiB\n((?:.+ +[\d,]+ +[\d.]+\n)+)", output).group(1).splitlines()
+    counted = [int(row.rsplit(None, 2)[1].replace(",", "")) for row in rows]
+    assert rows[0].split()[0] == section and counted[0] == number, (rows, section, number)
+    assert sum(counted) == packages, (rows, packages)
+
+
 def cluster(dev, *options):
     packages = packages_known_to_apt()
     whole = f"{packages:,} of {packages:,} records are there and unchanged"
@@ -150,6 +175,7 @@ def cluster(dev, *options):
     for sentence in ("\nPackage: bash\n", "the partition was without a master for ", "all of them are there\n", whole,
                      "have three replicas in sync again", f"  PANDO_RUN_DIR={dev.run_dir} ./dev down  "):
         assert sentence in output, f"./dev up does not say {sentence!r}:\n{output}"
+    check_report(output, packages)
     before = dev.cluster()
     assert [node["id"] for node in before["nodes"]] == [1, 2, 3], before
     assert [router["id"] for router in before["routers"]] == [1, 2], before
@@ -184,7 +210,9 @@ def cluster(dev, *options):
     for node in before["nodes"]:
         run_kvadmin("check", node["data_dir"])
 
-    assert whole in dev.run("up"), "records were lost when all nodes were stopped"
+    output = dev.run("up")
+    assert whole in output, "records were lost when all nodes were stopped"
+    check_report(output, packages)
     assert dev.cluster()["topology"] == before["topology"]
 
 
