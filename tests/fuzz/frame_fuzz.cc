@@ -61,7 +61,8 @@ struct World {
     store.page_bytes = 8192;
     store.partitions.push_back({0, Uuid{1, 1}, 0, UINT64_MAX});
     backend.store = &store;
-    backend.partitions = backend.stored = {&partition};
+    backend.partitions = {&partition};
+    backend.stored = {&partition};
     backend.batch_get = FakePartition::BatchGet;
     backend.batch_write = FakePartition::BatchWrite;
     service = std::make_unique<KvService>(&server, &backend, &control);
