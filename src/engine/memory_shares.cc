@@ -97,8 +97,7 @@ uint64_t MaxPartitions(const EngineOptions& options) {
   const StoreInfo& store = options.store;
   const auto mine = [&](const PartitionInfo& p) { return store.ReactorOf(p.id) == options.reactor_index; };
   const auto held = static_cast<uint64_t>(std::count_if(store.partitions.begin(), store.partitions.end(), mine));
-  // Those of a cluster can be split.
-  const uint32_t ids = Replicated(options) ? kMaxPartitions : store.IdLimit();
+  const uint32_t ids = store.IdLimit();
   const uint64_t of_reactor =
       (uint64_t{ids} + store.reactors - 1 - std::min(options.reactor_index, ids)) / store.reactors;
   const uint64_t most = std::min(of_reactor, MostMarks(options));

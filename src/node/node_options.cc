@@ -131,9 +131,9 @@ Result<DescriptorSplit> SplitDescriptors(const NodeOptions& options, uint64_t li
   // Partitions that may come must not leave clients without connections.
   const uint64_t spare = (limit - split.reserved - kMinSockets) / kSpareShare / per_partition / shape.reactors;
   split.spare_partitions = static_cast<uint32_t>(std::min(spare, kSparePartitions));
-  const uint32_t most = options.clustered() ? kMaxPartitions : shape.ranges;  // those of a cluster can be split
   split.reserved +=
-      std::min<uint64_t>(uint64_t{split.spare_partitions} * shape.reactors, most - shape.partitions) * per_partition;
+      std::min<uint64_t>(uint64_t{split.spare_partitions} * shape.reactors, shape.ranges - shape.partitions) *
+      per_partition;
   const uint64_t left = std::min<uint64_t>(limit - split.reserved, UINT32_MAX / 2);
   // A few sockets beyond the limit, to tell further clients that there are too many connections.
   const uint64_t refused = std::min<uint64_t>(uint64_t{kMaxRefusedSockets} * shape.reactors, left / 8);
