@@ -231,7 +231,7 @@ Task<RetryCause> Forwarder::Try(PointCall* call) {
   if (call->may_repeat()) keeper_->Remove(call);
   // A hedge may have answered instead.
   if (call->status.ok()) upstream->NoteAnswer();
-  if (call->answered) {
+  if (call->answered && call->status.ok()) {
     RecentLatency& latency = call->method->is_write ? upstream->writes() : upstream->gets();
     latency.Record(reactor.NowNs() - sent_ns, reactor.NowNs());
   }

@@ -45,6 +45,11 @@ struct NodeAnswer {
   bool answered() const { return status.ok(); }
 };
 
+template <typename Reply>
+bool HasCode(const Reply& reply, ApiCode code) {
+  return reply.__isset.error && reply.error.code == static_cast<int32_t>(code);
+}
+
 // Calls `method` of the node. If `outdated` is given, the call is given up (kAborted) when it returns true of a newer
 // map: only for calls that may be made again. `is_write`: it carries what the router has seen (RouteKeeper::hlc).
 // `args->context.budget_ms` is set to what is left. Both outlive the task, and the reply must be fresh.
@@ -64,7 +69,9 @@ Task<NodeAnswer> CallNode(RouteKeeper* keeper, std::shared_ptr<Upstream> node, C
   // The caller still has to say which node has not answered.
   Nanos patience_ns = left_ns - std::clamp(left_ns / 50, kMillisecond / 2, 20 * kMillisecond);
   if (terms.may_ask_another) patience_ns = std::min(kReplicaPatienceNs, left_ns / 2);
-  args->context.budget_ms = static_cast<int32_t>(std::max(patience_ns / kMillisecond, Nanos{1}));
+  // The node's own answer that it was too slow must come first: whoever says that is not silent.
+  const Nanos node_budget_ns = patience_ns - std::max(patience_ns / 50, 2 * kMillisecond);
+  args->context.budget_ms = static_cast<int32_t>(std::max(node_budget_ns / kMillisecond, Nanos{1}));
   if (is_write && link->clocks) args->context.hlc = std::max(args->context.hlc, keeper->hlc());
   RpcClient::TypedCall<Reply> call;
   call.reply = reply;
@@ -84,9 +91,11 @@ Task<NodeAnswer> CallNode(RouteKeeper* keeper, std::shared_ptr<Upstream> node, C
   if (status.ok()) node->NoteAnswer();
   if (status.code() == Code::kOverloaded) keeper->metrics().upstream.unread_total.Add();
   if constexpr (requires { reply->success.context.hlc; }) keeper->NoteHlc(reply->success.context.hlc);
-  const bool silent = status.code() == Code::kDeadline;
+  bool silent = status.code() == Code::kDeadline;
+  if (silent) node->NoteSilence(patience_ns);
+  // Its budget was a part of that of the request, so this is no last word either.
+  if (status.ok() && terms.may_ask_another) silent = HasCode(*reply, ApiCode::kDeadline);
   if (silent) {
-    node->NoteSilence(patience_ns);
     status = Error(terms.may_ask_another ? Code::kUnavailable : Code::kDeadline, "{} has not answered within {} ms",
                    node->address(), patience_ns / kMillisecond);
   }

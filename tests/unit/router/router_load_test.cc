@@ -164,6 +164,32 @@ TEST_F(SilenceTest, AMultiGetSaysWhichPartitionsDidNotAnswer) {
   }
 }
 
+// It says itself that it was too slow, so its connections stay, with all that others wait for on them.
+TEST_F(SilenceTest, ANodeThatIsSlowIsNotTakenForSilent) {
+  for (uint32_t p = 0; p < kPartitionCount; ++p) Put(KeyIn(p), "v");
+  node(2).manners.delay_ns = 60 * kSecond;
+  for (int i = 0; i < 5; ++i) {
+    const api::Kv_multiGet_result result = MultiGet(api::g_pando_constants.LEVEL_LINEARIZABLE, 600);
+    ASSERT_EQ(result.success.items.size(), kPartitionCount) << result.error.message;
+    for (uint32_t p = 0; p < kPartitionCount; ++p) {
+      const int32_t code = result.success.items[p].error.code;
+      EXPECT_EQ(code, cluster_.masters[p] == 2 ? api::g_pando_constants.DEADLINE : 0);
+    }
+  }
+  EXPECT_EQ(keeper_->metrics().upstream.tripped_total.value(), 0u);
+}
+
+// What a replica that is slow got of the budget is not all of it.
+TEST_F(SilenceTest, AMultiGetLeavesASlowReplicaForAnother) {
+  for (uint32_t p = 0; p < kPartitionCount; ++p) Put(KeyIn(p), "v");
+  node(2).manners.delay_ns = 60 * kSecond;
+  for (const int32_t budget_ms : {1500, 10'000}) {
+    const api::Kv_multiGet_result result = MultiGet(api::g_pando_constants.LEVEL_BOUNDED, budget_ms);
+    ASSERT_EQ(result.success.items.size(), kPartitionCount) << result.error.message;
+    for (const api::MultiGetItem& item : result.success.items) EXPECT_EQ(item.record.value, "v") << item.error.message;
+  }
+}
+
 // -- hedged reads
 
 class HedgeTest : public RouterTest {
