@@ -92,13 +92,16 @@ bool WorkList::LogIsShort(const LogStats& log) const {
 Replica* WorkList::NextToCheckpoint(Replica* pins, bool log_is_short) {
   Look();
   const auto may_begin = [this, log_is_short](const Replica& replica) {
-    return MayCheckpoint(replica) && (log_is_short || !replica.checkpointer().held_off());
+    // Whoever asks for marks and makes none does not put it off for ever.
+    const Nanos age_ns = reactor_.NowNs() - replica.checkpointer().last_ns();
+    const bool may_wait = !log_is_short && age_ns < 2 * options_.checkpoint_interval_ns;
+    return MayCheckpoint(replica) && !(may_wait && replica.checkpointer().held_off());
   };
   if (pins != nullptr && may_begin(*pins)) return pins;
   // Checkpoints cannot release what is not committed. It is copied only when the log needs the room,
   // not for the sake of a quick recovery: it would be copied for ever.
   if (log_is_short && pins != nullptr && !pins->checkpointer().Needed()) pins->AppendTailAgain();
-  if (Replica* most = std::exchange(most_pending_, nullptr); most != nullptr && may_begin(*most)) return most;
+  if (Replica* most = std::exchange(most_pending_, nullptr); most != nullptr && MayCheckpoint(*most)) return most;
   while (!overdue_.empty()) {
     Replica* replica = overdue_.back();
     overdue_.pop_back();

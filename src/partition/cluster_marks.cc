@@ -76,6 +76,7 @@ Task<Result<SessionPoint>> ClusterMarks::Close(CloseMark mark) {
   op.expires_at_ms = mark.expires_at_ms;
   std::vector<WriteOp> ops;
   ops.push_back(std::move(op));
+  checkpointer_.HoldOff(state_.reactor.NowNs() + kHoldOffNs);  // until it is applied
   closing_.push_back(mark.id);
   Result<std::vector<OpResult>> done = co_await pipeline_.Write(std::move(ops), WriteOptions());
   std::erase(closing_, mark.id);

@@ -10,6 +10,8 @@ namespace {
 
 constexpr uint32_t kUnitsPerFetched = 8;   // of finding its leaf, in units of the turn's budget
 constexpr uint32_t kUnitsPerAppended = 4;  // of encoding it
+// A mark waits no longer for its time: whoever wants the snapshot waits too.
+constexpr int64_t kMostAheadMs = 500;
 
 }  // namespace
 
@@ -84,15 +86,15 @@ Task<Status> WritePipeline::Prepare(ClientWrite* write, LogSpace* log_space) {
   co_return status;
 }
 
-// CM7. Whoever comes to a version at or above that of the mark takes it off the list, and appends it if nothing is
-// against that.
+// CM7. Where clocks differ by more than kMostAheadMs, it is appended before its time. Whoever comes to a version at or
+// above that of the mark takes it off the list, and appends it if nothing is against that.
 Task<void> WritePipeline::UntilDue(ClientWrite* mark) {
   const Version version = mark->ops.front().version;
   const auto behind =
       std::upper_bound(waiting_marks_.begin(), waiting_marks_.end(), version,
                        [](Version v, const ClientWrite* waiting) { return v < waiting->ops.front().version; });
   waiting_marks_.insert(behind, mark);
-  const int64_t ahead_ms = std::max<int64_t>(VersionMs(version) - state_.clock.NowMs(), 0);
+  const int64_t ahead_ms = std::clamp<int64_t>(VersionMs(version) - state_.clock.NowMs(), 0, kMostAheadMs);
   const auto taken = [this, mark] {
     return state_.phase() != Phase::kServing ||
            std::find(waiting_marks_.begin(), waiting_marks_.end(), mark) == waiting_marks_.end();

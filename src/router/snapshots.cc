@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "src/kvapi/kv_requests.h"
+#include "src/kvapi/snapshot_token.h"
 #include "src/router/node_calls.h"
 #include "src/router/retry.h"
 
@@ -31,7 +32,7 @@ struct Part {
 };
 
 template <typename P>
-Task<void> Send(RouteKeeper* keeper, NodeId node, std::string method, Nanos deadline_ns, P* part) {
+Task<void> Send(RouteKeeper* keeper, NodeId node, std::string method, CallTerms terms, P* part) {
   // All of these may be sent again.
   auto outdated = [node, part](const RouteMap& map) {
     return map.complete() && std::any_of(part->partitions.begin(), part->partitions.end(), [&](int32_t id) {
@@ -40,7 +41,7 @@ Task<void> Send(RouteKeeper* keeper, NodeId node, std::string method, Nanos dead
            });
   };
   part->answer = co_await CallNode(keeper, keeper->NodeOf(node), CallKind::kLong, std::move(method), &part->args,
-                                   &part->reply, deadline_ns, std::move(outdated));
+                                   &part->reply, terms, std::move(outdated));
 }
 
 // Asks the masters until each partition has an answer that is the last word, or the deadline. `fill(args)` sets what
@@ -48,7 +49,7 @@ Task<void> Send(RouteKeeper* keeper, NodeId node, std::string method, Nanos dead
 // partitions that have done it, and sets the error of those that have not. Returns those that are left.
 using Errors = std::map<int32_t, api::KvError>;
 template <typename Args, typename Reply, typename Fill, typename Take>
-Task<Errors> AskMasters(RouteKeeper* keeper, std::string method, Nanos deadline_ns, Fill fill, Take take) {
+Task<Errors> AskMasters(RouteKeeper* keeper, std::string method, CallTerms terms, Fill fill, Take take) {
   Reactor& reactor = keeper->reactor();
   Backoff backoff(reactor);
   Errors open;
@@ -65,7 +66,7 @@ Task<Errors> AskMasters(RouteKeeper* keeper, std::string method, Nanos deadline_
     for (auto& [node, part] : parts) {
       part.args.request.partitions = part.partitions;
       fill(&part.args);
-      sends.Spawn(Send(keeper, node, method, deadline_ns, &part));
+      sends.Spawn(Send(keeper, node, method, terms, &part));
     }
     co_await sends.Drain();  // the parts are in this frame
     open.clear();
@@ -88,7 +89,7 @@ Task<Errors> AskMasters(RouteKeeper* keeper, std::string method, Nanos deadline_
       return CauseOf(o.second) == RetryCause::kNone && o.second.code != static_cast<int32_t>(ApiCode::kUnavailable);
     });
     const Nanos next_ns = reactor.NowNs() + backoff.Next(RetryCause::kMisrouted);
-    if (open.empty() || final || keeper->stopping() || next_ns >= deadline_ns) co_return open;
+    if (open.empty() || final || keeper->stopping() || next_ns >= terms.deadline_ns) co_return open;
     keeper->Refresh();
     co_await keeper->UntilNews(backoff.tries() > kQuickTries ? keeper->news() : before, next_ns);
     wanted.clear();
@@ -139,7 +140,7 @@ struct Attempt {
   int64_t expires_at_ms = 0;
 };
 
-Task<Errors> Release(RouteKeeper* keeper, std::string token, Nanos deadline_ns, bool* existed) {
+Task<Errors> Release(RouteKeeper* keeper, std::string token, CallTerms terms, bool* existed) {
   const auto fill = [&token](api::ClusterSnapshots_release_args* args) { args->request.snapshot = token; };
   const auto take = [existed](const api::ReleaseReply& reply, Errors* open) {
     for (const api::PartitionMark& mark : reply.partitions) {
@@ -150,11 +151,11 @@ Task<Errors> Release(RouteKeeper* keeper, std::string token, Nanos deadline_ns, 
     }
   };
   Task<Errors> released = AskMasters<api::ClusterSnapshots_release_args, api::ClusterSnapshots_release_result>(
-      keeper, "release", deadline_ns, fill, take);
+      keeper, "release", terms, fill, take);
   co_return co_await released;
 }
 
-Task<Errors> Prepare(RouteKeeper* keeper, int32_t ttl_ms, Nanos deadline_ns, Attempt* attempt) {
+Task<Errors> Prepare(RouteKeeper* keeper, int32_t ttl_ms, CallTerms terms, Attempt* attempt) {
   const auto fill = [attempt, ttl_ms](api::ClusterSnapshots_prepare_args* args) {
     args->request.version = attempt->version;
     args->request.id = attempt->id;
@@ -162,23 +163,22 @@ Task<Errors> Prepare(RouteKeeper* keeper, int32_t ttl_ms, Nanos deadline_ns, Att
   };
   const auto take = [attempt](const api::PrepareReply& reply, Errors* open) {
     TakeMarks(reply, open);
-    attempt->token = reply.snapshot;
     const bool first = attempt->expires_at_ms == 0;
     attempt->expires_at_ms = first ? reply.expires_at_ms : std::min(attempt->expires_at_ms, reply.expires_at_ms);
   };
   Task<Errors> prepared = AskMasters<api::ClusterSnapshots_prepare_args, api::ClusterSnapshots_prepare_result>(
-      keeper, "prepare", deadline_ns, fill, take);
+      keeper, "prepare", terms, fill, take);
   co_return co_await prepared;
 }
 
-Task<Errors> AskClock(RouteKeeper* keeper, Nanos deadline_ns, int64_t* highest) {
+Task<Errors> AskClock(RouteKeeper* keeper, CallTerms terms, int64_t* highest) {
   const auto fill = [](api::ClusterSnapshots_clock_args*) {};
   const auto take = [highest](const api::ClockReply& reply, Errors* open) {
     *highest = std::max(*highest, reply.highest);
     for (const api::PartitionHighest& p : reply.partitions) Note(p.partition, !p.__isset.error, p.error, open);
   };
   Task<Errors> asked = AskMasters<api::ClusterSnapshots_clock_args, api::ClusterSnapshots_clock_result>(
-      keeper, "clock", deadline_ns, fill, take);
+      keeper, "clock", terms, fill, take);
   co_return co_await asked;
 }
 
@@ -189,17 +189,18 @@ Task<void> RouteOpenSnapshot(RouteKeeper* keeper, OpenSnapshotCall* call) {
   if (Failed(call, co_await keeper->UntilComplete(call->deadline_ns))) co_return;
   if (!ReserveParts(keeper, call)) co_return;
   Errors failed;
+  const CallTerms terms(*call);
   for (int64_t ahead_ms = kFirstAheadMs;;) {
     Attempt attempt;
-    failed = co_await AskClock(keeper, call->deadline_ns, &attempt.version);
+    failed = co_await AskClock(keeper, terms, &attempt.version);
     if (!failed.empty() || call->answered) break;
     attempt.version += ahead_ms << kVersionCounterBits;
     attempt.id = static_cast<int64_t>(RandomId(keeper->reactor()));
     // A try that waits for too long is worth less than another one.
     const Nanos now_ns = keeper->reactor().NowNs();
     const Nanos try_ns = std::max((call->deadline_ns - now_ns) / 2, kSecond);
-    const Nanos until_ns = std::min(call->deadline_ns, now_ns + try_ns);
-    failed = co_await Prepare(keeper, call->args.request.ttl_ms, until_ns, &attempt);
+    attempt.token = EncodeSnapshotToken({static_cast<SnapshotId>(attempt.id), static_cast<Version>(attempt.version)});
+    failed = co_await Prepare(keeper, call->args.request.ttl_ms, terms.Until(now_ns + try_ns), &attempt);
     if (failed.empty() && !call->answered) {
       api::SnapshotReply& reply = call->reply.success;
       reply.snapshot = std::move(attempt.token);
@@ -207,11 +208,10 @@ Task<void> RouteOpenSnapshot(RouteKeeper* keeper, OpenSnapshotCall* call) {
       reply.expires_at_ms = attempt.expires_at_ms;
       co_return;
     }
-    if (!attempt.token.empty()) {
-      bool existed = false;
-      const Nanos release_until_ns = keeper->reactor().NowNs() + kReleaseNs;
-      static_cast<void>(co_await Release(keeper, attempt.token, release_until_ns, &existed));
-    }
+    // RS2: also where the answer did not come in time.
+    bool existed = false;
+    const Nanos release_until_ns = keeper->reactor().NowNs() + kReleaseNs;
+    static_cast<void>(co_await Release(keeper, attempt.token, release_until_ns, &existed));
     const auto gone = [](const auto& f) { return f.second.code == static_cast<int32_t>(ApiCode::kSnapshotGone); };
     const bool may_repeat = std::all_of(failed.begin(), failed.end(), [&gone](const auto& f) {
       return gone(f) || f.second.code == static_cast<int32_t>(ApiCode::kUnavailable) ||
@@ -242,7 +242,7 @@ Task<void> RouteRenewSnapshot(RouteKeeper* keeper, RenewSnapshotCall* call) {
     reply.expires_at_ms = first ? from.expires_at_ms : std::min(reply.expires_at_ms, from.expires_at_ms);
   };
   Task<Errors> renewed = AskMasters<api::ClusterSnapshots_renew_args, api::ClusterSnapshots_renew_result>(
-      keeper, "renew", call->deadline_ns, fill, take);
+      keeper, "renew", CallTerms(*call), fill, take);
   const Errors failed = co_await renewed;
   if (call->answered) co_return;
   if (!failed.empty()) {
@@ -259,7 +259,7 @@ Task<void> RouteReleaseSnapshot(RouteKeeper* keeper, ReleaseSnapshotCall* call) 
   if (Failed(call, co_await keeper->UntilComplete(call->deadline_ns))) co_return;
   if (!ReserveParts(keeper, call)) co_return;
   bool existed = false;
-  const Errors failed = co_await Release(keeper, call->args.request.snapshot, call->deadline_ns, &existed);
+  const Errors failed = co_await Release(keeper, call->args.request.snapshot, CallTerms(*call), &existed);
   if (call->answered) co_return;
   // A partition that could not be asked lets it expire.
   call->reply.success.existed = existed;
