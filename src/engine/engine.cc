@@ -546,15 +546,14 @@ class Engine::Impl final : public LogReplaySink {
     if (!lookup.leaf || !failure_.ok()) return;
     ++batch_uses_;
     const RecordView& r = lookup.record;
-    auto* replica = static_cast<Replica*>(read->partition);
-    const int64_t now_ms = replica->clock().NowMs(wall_ms);
+    const int64_t now_ms = static_cast<Replica*>(read->partition)->clock().NowMs(wall_ms);
     if (!lookup.found || HasExpired(r.expires_at_ms, now_ms)) {
       read->outcome = PointRead::Outcome::kNotFound;
-      return replica->CountRead();
+      return;
     }
     if (r.overflow) {
       Frame* value = lookup.tree->FindOverflow(r.overflow_ref);
-      if (!value || !read->value) return;  // PartitionReader reads it, and counts that
+      if (!value || !read->value) return;
       pool_.Touch(value);
       pool_.CopyOverflow(*value, read->value);
     } else if (read->value) {
@@ -565,7 +564,6 @@ class Engine::Impl final : public LogReplaySink {
     read->version = r.version;
     read->expires_at_ms = r.expires_at_ms;
     read->outcome = PointRead::Outcome::kFound;
-    replica->CountRead();
   }
 
   EngineStats stats() const {

@@ -141,7 +141,7 @@ Task<RouterStatus> Router::GatherStatus() {
   co_return status;
 }
 
-Task<HttpPage> Router::RenderStatus(std::string (*render)(const RouterStatus&)) {
+Task<std::string> Router::RenderStatus(std::string (*render)(const RouterStatus&)) {
   const RouterStatus status = co_await GatherStatus();
   co_return render(status);
 }

@@ -47,7 +47,7 @@ class Router {
   Task<Status> ServeHttp(Reactor& first);
   // What the status page shows.
   Task<RouterStatus> GatherStatus();
-  Task<HttpPage> RenderStatus(std::string (*render)(const RouterStatus&));
+  Task<std::string> RenderStatus(std::string (*render)(const RouterStatus&));
   Task<void> StopOnReactor(Reactor& first);
   Task<void> StopPartOn(Reactor* caller, size_t index);
   Task<void> StopPart(Part* part);

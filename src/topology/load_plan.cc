@@ -39,12 +39,10 @@ class Planner {
   }
 
   LoadPlan Plan() {
-    bool idle = false;  // somebody has room for much
-    for (size_t n = 0; n < load_.size(); ++n) idle = idle || (in_.nodes[n].takes && Load(n) < kIdle * mean_);
     for (size_t n = 0; n < load_.size(); ++n) {
       const NodeId id = in_.nodes[n].place.id;
       plan_.loads[id] = mean_ > 0 ? Load(n) / mean_ : 0;
-      const double bound = idle || in_.hot.contains(id) ? kCool : kHot;
+      const double bound = in_.hot.contains(id) ? kCool : kHot;
       if (mean_ >= kLeastMeanLoad && Load(n) > bound * mean_) plan_.hot.insert(id);
     }
     while (plan_.moves.size() < in_.most_moves) {
@@ -94,7 +92,7 @@ class Planner {
               [&](size_t a, size_t b) { return std::pair(-Load(a), a) < std::pair(-Load(b), b); });
     for (const size_t n : hot) {
       std::optional<Choice> best = BestMaster(n);
-      if (!best && copies_ < in_.most_copies) best = BestReplica(n);
+      if (!best) best = BestReplica(n);
       if (best) return best;
     }
     return std::nullopt;
@@ -156,10 +154,7 @@ class Planner {
     load_[c.from] -= c.cost;
     load_[c.to] += c.cost;
     if (s.master == from) s.master = to;
-    if (c.kind == LoadMove::Kind::kReplica) {
-      *std::find(s.holders.begin(), s.holders.end(), from) = to;
-      ++copies_;
-    }
+    if (c.kind == LoadMove::Kind::kReplica) *std::find(s.holders.begin(), s.holders.end(), from) = to;
     s.may_move = false;  // LP3
   }
 
@@ -168,7 +163,6 @@ class Planner {
   std::vector<double> load_;  // not divided by the weight
   double mean_ = 0;           // per weight
   std::vector<State> partitions_;
-  size_t copies_ = 0;  // that are planned
   LoadPlan plan_;
 };
 
@@ -202,7 +196,7 @@ LoadPlan LoadHistory::Plan(LoadInput input, int64_t now_ms) {
   while (!last_moves_ms_.empty() && now_ms - last_moves_ms_.front() >= 60'000) last_moves_ms_.pop_front();
   for (const auto& [partition, moved_ms] : moved_ms_) input.resting.insert(partition);
   input.hot = relieved_;
-  input.most_moves = std::min(kMostAtOnce, moves_per_minute_ - std::min(moves_per_minute_, last_moves_ms_.size()));
+  input.most_moves = moves_per_minute_ - std::min(moves_per_minute_, last_moves_ms_.size());
   LoadPlan plan = PlanLoad(input);
   std::erase_if(hot_since_ms_, [&plan](const auto& hot) { return !plan.hot.contains(hot.first); });
   for (const NodeId node : plan.hot) hot_since_ms_.try_emplace(node, now_ms);

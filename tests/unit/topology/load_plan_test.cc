@@ -127,29 +127,6 @@ TEST(LoadPlan, ANewNodeGetsReplicasWhereMastershipsDoNotHelp) {
   EXPECT_GT(w.Load(4), 0);
 }
 
-// Where the others do not become hot because of it, too.
-TEST(LoadPlan, ANewNodeOfALargerClusterGetsReplicas) {
-  World w;
-  for (NodeId id = 1; id <= 6; ++id) w.AddNode(id);
-  for (uint32_t p = 0; p < 60; ++p) w.AddPartition(p, {1 + p % 6, 1 + (p + 1) % 6, 1 + (p + 2) % 6}, Reads(100));
-  w.in.most_moves = 100;
-  EXPECT_THAT(PlanLoad(w.in).moves, IsEmpty());
-  w.AddNode(7);
-  w.in.nodes.back().takes = false;
-  EXPECT_THAT(PlanLoad(w.in).moves, IsEmpty()) << "it drains";
-  w.in.nodes.back().takes = true;
-  w.in.most_copies = 0;
-  EXPECT_THAT(PlanLoad(w.in).moves, IsEmpty());
-  w.in.most_copies = 3;
-  EXPECT_EQ(PlanLoad(w.in).moves.size(), 3u);
-  w.in.most_copies = 100;
-  for (const LoadMove& move : PlanLoad(w.in).moves) {
-    EXPECT_EQ(move.to, 7u);
-    w.Carry(move);
-  }
-  EXPECT_GT(w.Load(7), kIdle * w.Mean());
-}
-
 TEST(LoadPlan, WhatMayNotMoveStays) {
   World w;
   for (NodeId id = 1; id <= 3; ++id) w.AddNode(id);
