@@ -26,6 +26,21 @@ Result<std::string> LaneForHalf(const std::string& value) {
   return LaneEncoder(lane.sequence, lane.version, std::nullopt).Finish(value.size());
 }
 
+// The rows behind `after` in a snapshot. `since`: only what has changed since that one; 0: all.
+Task<Result<ScanPage>> ReadPage(RangeReads* whole, std::string after, SnapshotId snapshot, SnapshotId since) {
+  ScanSpec spec;
+  spec.start_exclusive = !after.empty();
+  spec.start = std::move(after);
+  spec.snapshot = snapshot;
+  spec.since = since;
+  spec.max_rows = kPageRows;
+  spec.max_bytes = kPageBytes;
+  Result<ScanPage> page = co_await whole->Scan(std::move(spec));
+  CHECK(!page.ok() || page->exhausted || !page->rows.empty())
+      << "a page of a scan has no rows, and is not the last one";
+  co_return page;
+}
+
 }  // namespace
 
 std::string SplitFeed::ClaimKey() { return kLaneKeys.Stored(""); }
@@ -160,15 +175,9 @@ Task<Status> SplitFeed::Compare(HalfState* half, const std::vector<ScanRow>* row
 Task<Status> SplitFeed::CopyAll(SnapshotId snapshot) {
   std::string after;
   for (bool exhausted = false; !exhausted;) {
-    ScanSpec spec;
-    spec.start = after;
-    spec.start_exclusive = !after.empty();
-    spec.snapshot = snapshot;
-    spec.max_rows = kPageRows;
-    spec.max_bytes = kPageBytes;
-    CO_ASSIGN_OR_RETURN(const ScanPage page, co_await whole_.Scan(std::move(spec)));
+    Task<Result<ScanPage>> read = ReadPage(&whole_, after, snapshot, /*since=*/0);
+    CO_ASSIGN_OR_RETURN(const ScanPage page, co_await read);
     exhausted = page.exhausted;
-    CHECK(exhausted || !page.rows.empty()) << "a page of a scan has no rows, and is not the last one";
     stats_.examined_records += page.rows.size();
     const std::string last = exhausted ? std::string() : page.rows.back().key;
     for (HalfState& half : halves_) CO_RETURN_IF_ERROR(co_await Compare(&half, &page.rows, after, last));
@@ -180,16 +189,9 @@ Task<Status> SplitFeed::CopyAll(SnapshotId snapshot) {
 Task<Status> SplitFeed::CopyChanges(SnapshotId since, SnapshotId snapshot) {
   std::string after;
   for (bool exhausted = false; !exhausted;) {
-    ScanSpec spec;
-    spec.start = after;
-    spec.start_exclusive = !after.empty();
-    spec.snapshot = snapshot;
-    spec.since = since;
-    spec.max_rows = kPageRows;
-    spec.max_bytes = kPageBytes;
-    CO_ASSIGN_OR_RETURN(const ScanPage page, co_await whole_.Scan(std::move(spec)));
+    Task<Result<ScanPage>> read = ReadPage(&whole_, after, snapshot, since);
+    CO_ASSIGN_OR_RETURN(const ScanPage page, co_await read);
     exhausted = page.exhausted;
-    CHECK(exhausted || !page.rows.empty()) << "a page of a scan has no rows, and is not the last one";
     stats_.examined_records += page.rows.size();
     for (const ScanRow& row : page.rows) {
       for (HalfState& half : halves_) {
