@@ -70,6 +70,21 @@ struct ControllerStatus {
   3: list<string> plans
 }
 
+/** A split that runs, as the node of the partition's master sees it (docs/SPLIT.md). */
+struct SplitStatus {
+  1: i32 partition
+  /** preparing, copying, catching up, switching, or opening. */
+  2: string phase
+  /** The two partitions that its range is split into, the lower hashes first. */
+  3: list<i32> halves
+  /** Bytes of records that were copied, of how many about. */
+  4: i64 copied_bytes
+  5: i64 total_bytes
+  /** What it waits for, as a sentence; empty = nothing. */
+  6: string waits_for
+  7: i32 rate_mb_s
+}
+
 /** The node goes on with what it knows, but no partition gets another master or other replicas in sync. */
 struct TopologyTrouble {
   /** A sentence. */
@@ -91,6 +106,8 @@ struct ReplicasReply {
   6: optional TopologyTrouble topology_trouble
   /** The newest revision of the topology that this node has seen. */
   7: i64 topology_revision
+  /** Those of the partitions whose masters are here. */
+  9: list<SplitStatus> splits
   15: optional pando.ReplyContext context
 }
 
@@ -270,6 +287,22 @@ struct AggregateReplicaReply {
   15: optional pando.ReplyContext context
 }
 
+struct SplitPartitionRequest {
+  1: i32 partition
+  /** At most so much is copied in a second, in MB; 0 = no limit. A split that runs takes the new rate. */
+  2: i32 rate_mb_s
+  /** Give the split up, and what was copied. */
+  3: bool abort
+}
+
+struct SplitPartitionReply {
+  /** The topology says so already. Otherwise the change is under way, or another one was: ask again. */
+  1: bool done
+  /** The partition was split, so its halves serve and there is nothing to abort. */
+  2: bool is_split
+  15: optional pando.ReplyContext context
+}
+
 /** For operators of a cluster. A node that belongs to none answers BAD_REQUEST. */
 service Cluster {
   /** The replicas that this node holds. */
@@ -310,5 +343,12 @@ service Cluster {
       throws (1: pando.KvError error)
   /** What the replica that this node holds has applied, whatever its role: no lease is needed, and nothing proven. */
   AggregateReplicaReply aggregateReplica(1: pando.Context context, 2: AggregateReplicaRequest request)
+      throws (1: pando.KvError error)
+  /**
+   * Begins to split a partition into two while it serves, or gives up a split that has not ended. Only the master can
+   * do that. The split goes on by itself, also under another master: see ReplicasReply.splits. BAD_REQUEST: a node of
+   * the cluster cannot hold halves, or snapshots of the cluster are open.
+   */
+  SplitPartitionReply splitPartition(1: pando.Context context, 2: SplitPartitionRequest request)
       throws (1: pando.KvError error)
 }

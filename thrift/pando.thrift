@@ -130,18 +130,15 @@ struct Context {
   3: binary session
   /**
    * Name of a write, so that it is applied once however often it is sent. client_id names a lane: 1 to 64 bytes that
-   * nobody else uses or knows, such as a random UUID: who knows them can spoil the lane. A lane has one write in
-   * flight, and each new write has a higher sequence (from 1). If several are in flight, those that are overtaken are
-   * not applied. A write that is sent again is the same in all but the context, has its old sequence and
-   * first_sent_ms, and is answered as the first time, but without `current` and `previous`. (Another write with an old
-   * sequence is refused.)
-   * If the server does not know any more what came of it, the answer is UNAVAILABLE with applied = UNKNOWN: ten
-   * minutes after it was sent first, once a later write of its lane has been applied, or because the results of a
-   * batch of hundreds of increments were too many to be kept.
-   * A partition remembers a limited number of lanes. A write that would begin one more is answered with OVERLOADED. On
-   * a full disk, removes that have a name are refused like other writes. A server without the feature
-   * "idempotent_writes" refuses a write that has a name; so does deleteRange, which does no harm when it is repeated.
-   * Reads ignore it.
+   * nobody else uses or knows, such as a random UUID. A lane has one write in flight, and each new write has a higher
+   * sequence (from 1). Of several in flight, those that are overtaken are not applied. A write that is sent again is
+   * the same in all but the context, has its old sequence and first_sent_ms, and is answered as the first time, but
+   * without `current` and `previous`. (Another write with an old sequence is refused.)
+   * UNAVAILABLE with applied = UNKNOWN: it is not known any more what came of it, ten minutes after it was sent first,
+   * or once a later write of its lane has been applied, or because a batch had more results than are kept.
+   * OVERLOADED: the partition can remember no more lanes. On a full disk, removes that have a name are refused like
+   * other writes. A server without the feature "idempotent_writes" refuses a write that has a name; so does
+   * deleteRange, which does no harm when it is repeated. Reads ignore it.
    */
   4: binary client_id
   5: i64 sequence
@@ -439,6 +436,14 @@ struct ScanRequest {
   10: binary since
   /** Leave out the values and send their sizes: Row.value_bytes. Large values are not read from disk. */
   11: bool sizes_only
+  /**
+   * Only the rows of one slice of the keys, number `slice` of `slices`: keys are dealt out to slices by their hash, so
+   * all slices have about as many rows, and together they have each row once. 0 = all rows. At most 65536. A slice is
+   * read from few partitions, so jobs that do not need one order for all rows read several slices side by side. Not
+   * with `since`. Needs the feature "slices": a server without it returns the rows of all slices.
+   */
+  12: i32 slices
+  13: i32 slice
 }
 
 struct Row {
