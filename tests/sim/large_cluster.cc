@@ -143,9 +143,9 @@ void LargeNode::Take(const TopologyEntry& entry) {
   if (!partition) return;
   const Versioned<PartitionRecord>& record = map_.partitions.at(*partition);
   const ReplicaRecord* own = ReplicaOn(record.record, id_);
-  if (own == nullptr) return;
-  if (Find(*partition) == nullptr) Make(record, own->replica);
+  if (own != nullptr && Find(*partition) == nullptr) Make(record, own->replica);
   Replica* replica = Find(*partition);
+  if (replica == nullptr) return;
   Know(replica, record);
   Feed(replica, [&](ReplicaCore& core, Nanos now_ns) { core.OnTopology(EntryOf(record), now_ns); });
 }
@@ -184,7 +184,9 @@ void LargeNode::Make(const Versioned<PartitionRecord>& record, const ReplicaId& 
 }
 
 void LargeNode::Know(Replica* replica, const Versioned<PartitionRecord>& record) {
-  if (record.revision > replica->record.revision) replica->record = record;
+  if (record.revision <= replica->record.revision) return;
+  replica->record = record;
+  replica->newcomers.clear();
 }
 
 void LargeNode::OnTick() {
@@ -217,7 +219,7 @@ void LargeNode::OnConnected(NodeId node) {
 // As HostedReplica::Feed and CarryOut (RH1).
 template <typename Input>
 void LargeNode::Feed(Replica* replica, Input input) {
-  if (stopping_) return;
+  if (stopping_ || replica->removed) return;
   input(*replica->core, reactor_.NowNs());
   for (Effect& effect : replica->core->TakeEffects()) replica->effects.push_back(std::move(effect));
   CarryOut(replica);
@@ -248,7 +250,7 @@ void LargeNode::Do(Replica* replica, Effect& effect) {
   if (auto* ended = std::get_if<HandoverEnded>(&effect)) replica->handed_over = ended->done;
   if (auto* closed = std::get_if<CloseMastership>(&effect)) replica->handed_over = closed->successor != ReplicaId();
   CHECK(!std::holds_alternative<QuarantineReplica>(effect)) << "partition " << replica->partition;
-  CHECK(!std::holds_alternative<DiscardReplica>(effect)) << "partition " << replica->partition;
+  replica->removed = replica->removed || std::holds_alternative<DiscardReplica>(effect);
 }
 
 void LargeNode::Send(Replica* replica, const Message& message) {
@@ -297,7 +299,11 @@ Task<void> LargeNode::Store(Replica* replica, StorePromise what) {
 Task<void> LargeNode::TryCas(Replica* replica, PartitionEntry desired) {
   CasOutcome outcome = CasOutcome::kConflict;
   if (replica->record.revision == desired.revision) {
-    PartitionRecord record = RecordOf(desired, replica->record.record);
+    PartitionRecord before = replica->record.record;
+    for (const auto& [learner, node] : replica->newcomers) {
+      if (!NodeOf(before, learner)) before.learners.push_back({node, learner, {}});
+    }
+    PartitionRecord record = RecordOf(desired, before);
     std::string value = *Encode(record), key = PartitionKey(replica->partition);
     const Revision expected = desired.revision;
     co_await calls_.Acquire();
@@ -332,9 +338,14 @@ Task<void> LargeNode::ReadRecord(Replica* replica) {
 
 bool LargeNode::Serves(uint32_t partition) const {
   const Replica* replica = Find(partition);
-  if (replica == nullptr) return false;
+  if (replica == nullptr || replica->removed) return false;
   const std::optional<Mastership> serving = replica->core->Serving();
   return serving && replica->core->LeaseHolds(*serving, reactor_.FreshNowNs());
+}
+
+size_t LargeNode::replicas() const {
+  return static_cast<size_t>(
+      std::count_if(replicas_.begin(), replicas_.end(), [](const auto& r) { return !r.second->removed; }));
 }
 
 size_t LargeNode::masters() const {
@@ -351,6 +362,32 @@ Task<bool> LargeNode::HandOver(uint32_t partition, NodeId to) {
        [&](ReplicaCore& core, Nanos now_ns) { begun = core.Handover(target->replica, now_ns, now_ns + 2 * kSecond); });
   while (begun && !replica->handed_over) co_await Sleep(reactor_, kMillisecond);
   co_return begun&& * replica->handed_over;
+}
+
+void LargeNode::StepMove(uint32_t partition, NodeId from, NodeId to) {
+  Replica* const replica = Find(partition);
+  const ReplicaRecord* comes = ReplicaOn(replica->record.record, to);
+  const ReplicaRecord* leaves = ReplicaOn(replica->record.record, from);
+  if (comes == nullptr) {
+    const bool asked = std::any_of(replica->newcomers.begin(), replica->newcomers.end(),
+                                   [to](const auto& newcomer) { return newcomer.second == to; });
+    if (asked) return;
+    const ReplicaId learner = NewUuid(reactor_);
+    replica->newcomers[learner] = to;
+    ChangeResult result = ChangeResult::kLater;
+    Feed(replica, [&](ReplicaCore& core, Nanos now_ns) { result = core.Assign(learner, std::nullopt, now_ns); });
+    if (result != ChangeResult::kProposed) replica->newcomers.erase(learner);
+    return;
+  }
+  const PartitionEntry entry = EntryOf(replica->record);
+  if (leaves == nullptr || !entry.isr.Contains(comes->replica)) return;
+  if (from == id_) {
+    const ReplicaId target = comes->replica;
+    Feed(replica, [&](ReplicaCore& core, Nanos now_ns) { core.Handover(target, now_ns, now_ns + 2 * kSecond); });
+  } else {
+    const ReplicaId old = leaves->replica;
+    Feed(replica, [&](ReplicaCore& core, Nanos now_ns) { core.Remove(old, now_ns); });
+  }
 }
 
 // -- the cluster
@@ -392,7 +429,7 @@ Task<Status> WriteRecord(Topology* topology, NodeRecord record, Revision revisio
 Nanos LargeCluster::Create() {
   const Nanos before_ns = kernel_.now_ns();
   ClusterPlan plan;
-  for (NodeId id = 1; id <= count_; ++id) plan.nodes.push_back({id, fmt::format("rack-{}", id % 5), 1});
+  for (NodeId id = 1; id <= count_; ++id) plan.nodes.push_back({id, ZoneOf(id), 1});
   plan.partitions = partitions_;
   plan.replicas = 3;
   plan.min_isr = 2;
@@ -404,23 +441,39 @@ Nanos LargeCluster::Create() {
 }
 
 void LargeCluster::WriteNode(NodeId id, uint64_t starts) {
-  const TopologyEntry& entry = server_.entries().at(NodeKey(id));
-  NodeRecord record = *DecodeNode(entry);
+  const auto found = server_.entries().find(NodeKey(id));
+  const Revision revision = found == server_.entries().end() ? 0 : found->second.revision;
+  NodeRecord record;
+  record.id = id;
+  record.zone = ZoneOf(id);
+  if (revision != 0) record = *DecodeNode(found->second);
   record.client_address = fmt::format("{}:7420", HostOf(id));
   record.peer_addresses = {fmt::format("{}:{}", HostOf(id), kPeerPort)};
   record.starts = record.opened = starts;
   Topology topology(*operator_reactor_, std::make_unique<CountingTopology>(*operator_reactor_, &server_, &traffic_));
-  const Status written = *kernel_.RunTask(*operator_reactor_, WriteRecord(&topology, record, entry.revision));
+  const Status written = *kernel_.RunTask(*operator_reactor_, WriteRecord(&topology, record, revision));
   CHECK(written.ok()) << written.ToString();
 }
 
 void LargeCluster::StartAll() {
   for (NodeId id = 1; id <= count_; ++id) WriteNode(id, starts_[id] = 1);
   for (NodeId id = 1; id <= count_; ++id) {
-    SimReactor* const reactor = kernel_.AddMachine(HostOf(id))->Boot();
-    nodes_[id] = std::make_unique<LargeNode>(reactor, id, 1, cluster_id_, &server_, &traffic_, LargeNode::Disks());
-    nodes_[id]->Start();
+    kernel_.AddMachine(HostOf(id));
+    Boot(id, {});
   }
+}
+
+void LargeCluster::Boot(NodeId id, LargeNode::Disks disks) {
+  SimReactor* const reactor = kernel_.machine(HostOf(id))->Boot();
+  nodes_[id] =
+      std::make_unique<LargeNode>(reactor, id, starts_.at(id), cluster_id_, &server_, &traffic_, std::move(disks));
+  nodes_[id]->Start();
+}
+
+void LargeCluster::Add(NodeId id) {
+  WriteNode(id, starts_[id] = 1);
+  kernel_.AddMachine(HostOf(id));
+  Boot(id, {});
 }
 
 void LargeCluster::Kill(NodeId id) {
@@ -436,9 +489,39 @@ void LargeCluster::Kill(NodeId id) {
 
 void LargeCluster::Restart(NodeId id) {
   WriteNode(id, ++starts_[id]);
-  SimReactor* const reactor = kernel_.machine(HostOf(id))->Boot();
-  nodes_[id] = std::make_unique<LargeNode>(reactor, id, starts_[id], cluster_id_, &server_, &traffic_, dead_.at(id));
-  nodes_[id]->Start();
+  Boot(id, dead_.at(id));
+}
+
+MoveInput LargeCluster::Placed(uint64_t bytes) const {
+  MoveInput input;
+  for (const auto& [id, node] : nodes_) input.nodes.push_back({id, ZoneOf(id), 1});
+  for (uint32_t p = 0; p < partitions_; ++p) input.partitions.push_back({p, bytes, NodesOf(p)});
+  return input;
+}
+
+// Whether it is made.
+bool LargeCluster::StepMove(const ReplicaMove& move) {
+  const std::vector<NodeId> nodes = NodesOf(move.partition);
+  if (std::find(nodes.begin(), nodes.end(), move.from) == nodes.end()) return true;
+  if (LargeNode& master = *nodes_.at(nodes.front()); master.Serves(move.partition)) {
+    master.StepMove(move.partition, move.from, move.to);
+  }
+  return false;
+}
+
+std::optional<Nanos> LargeCluster::Make(const std::vector<ReplicaMove>& moves, size_t at_once, Nanos limit_ns) {
+  std::deque<ReplicaMove> waiting(moves.begin(), moves.end());
+  std::vector<ReplicaMove> running;
+  return Until(
+      [&] {
+        std::erase_if(running, [this](const ReplicaMove& move) { return StepMove(move); });
+        while (running.size() < at_once && !waiting.empty()) {
+          running.push_back(waiting.front());
+          waiting.pop_front();
+        }
+        return running.empty();
+      },
+      limit_ns);
 }
 
 std::optional<Nanos> LargeCluster::Until(const std::function<bool()>& done, Nanos limit_ns) {

@@ -21,6 +21,7 @@
 #include "src/replication/peer_links.h"
 #include "src/replication/replica_core.h"
 #include "src/topology/cluster_map.h"
+#include "src/topology/move_plan.h"
 #include "src/topology/topology.h"
 #include "src/topology/topology_watch.h"
 #include "tests/sim/replication_sim_log.h"
@@ -57,13 +58,16 @@ class LargeNode final : private PeerHandler {
   const Disks& disks() const { return disks_; }
   bool Serves(uint32_t partition) const;
   size_t masters() const;
-  size_t replicas() const { return replicas_.size(); }
+  size_t replicas() const;
   size_t links_up() const { return static_cast<size_t>(links_->metrics().links_up.value()); }
   const PeerMetrics& peer_metrics() const { return links_->metrics(); }
   const ClusterMap& map() const { return map_; }
   SimReactor& reactor() const { return reactor_; }
   // Ends when the handover has ended, one way or the other.
   Task<bool> HandOver(uint32_t partition, NodeId to);
+  // One step towards a replica on `to` in place of the one on `from`, as `kvadmin rebalance` has masters make it. This
+  // node is the master.
+  void StepMove(uint32_t partition, NodeId from, NodeId to);
 
  private:
   struct Replica {
@@ -75,7 +79,9 @@ class LargeNode final : private PeerHandler {
     std::deque<Effect> effects;
     Lsn committed = 0;
     bool carrying = false, syncing = false;
+    bool removed = false;  // the partition does without it
     std::optional<bool> handed_over;
+    std::map<ReplicaId, NodeId> newcomers;  // that a proposal may name, and the record does not yet
   };
   struct TickTimer : Timer {
     LargeNode* node = nullptr;
@@ -135,6 +141,12 @@ class LargeCluster {
   // The machine of the node loses its power. Its connections do not end.
   void Kill(NodeId id);
   void Restart(NodeId id);
+  // A node that the cluster has not had yet.
+  void Add(NodeId id);
+  // Where the replicas are, each of that size, and what each node should hold.
+  MoveInput Placed(uint64_t bytes) const;
+  // Makes the moves, so many at once. Returns how long that took; nothing if they were not made in time.
+  std::optional<Nanos> Make(const std::vector<ReplicaMove>& moves, size_t at_once, Nanos limit_ns);
 
   // Runs until `done`, which is asked every 10 ms of virtual time. Returns how long that took; nothing if it did not
   // happen in time.
@@ -159,6 +171,9 @@ class LargeCluster {
  private:
   PartitionRecord RecordOf(uint32_t partition) const;
   void WriteNode(NodeId id, uint64_t starts);
+  void Boot(NodeId id, LargeNode::Disks disks);
+  bool StepMove(const ReplicaMove& move);
+  static std::string ZoneOf(NodeId id) { return fmt::format("rack-{}", id % 5); }
   static std::string HostOf(NodeId id) { return fmt::format("10.{}.{}.1", id / 200, id % 200 + 1); }
 
   const uint32_t count_, partitions_;

@@ -57,6 +57,7 @@ class LargeClusterTest : public testing::Test {
   void CheckHeartbeats();
   void CheckDeath(NodeId dead);
   void CheckReturn(NodeId dead);
+  void CheckRebalance(NodeId added);
 
   const Size size_;
   double nodes_ = 0, partitions_ = 0;
@@ -177,12 +178,46 @@ void LargeClusterTest::CheckReturn(NodeId dead) {
   ASSERT_TRUE(cluster_.Until([this] { return cluster_.AllServed(); }, 5 * kSecond).has_value());
 }
 
+// As kvadmin rebalance: a node comes, and gets its share of the replicas. What it costs to copy their bytes is not
+// here.
+void LargeClusterTest::CheckRebalance(NodeId added) {
+  constexpr uint64_t kBytes = 1 << 20;
+  cluster_.Add(added);
+  ASSERT_TRUE(cluster_.Until([&] { return cluster_.node(added).links_up() == size_.nodes; }, 30 * kSecond));
+  const Result<MovePlan> plan = PlanMoves(cluster_.Placed(kBytes));
+  ASSERT_TRUE(plan.ok()) << plan.status().ToString();
+  double least = 0;  // what the nodes that hold too little lack
+  for (const auto& [id, load] : plan->loads) {
+    least += static_cast<double>(load.share - std::min(load.share, load.before));
+  }
+  Say("  node {} comes: {} moves, the least would be {:.1f}; its share is {:.1f}", added, plan->moves.size(),
+      least / kBytes, static_cast<double>(plan->loads.at(added).share) / kBytes);
+  EXPECT_GE(plan->moves.size(), 1u);
+  EXPECT_LE(static_cast<double>(plan->bytes()), 1.1 * least + kBytes);
+  const TopologyTraffic traffic = cluster_.traffic();
+  const auto made = cluster_.Make(plan->moves, 4, 120 * kSecond);
+  ASSERT_TRUE(made.has_value());
+  const TopologyTraffic after = cluster_.traffic() - traffic;
+  const double moves = static_cast<double>(plan->moves.size());
+  Say("  they are made in {:.2f} s, four at a time", Seconds(*made));
+  SayTraffic("for that", after);
+  // The learner, that it is in sync, that the old one leaves; and a handover, if that was the master.
+  EXPECT_LE(static_cast<double>(after.swaps), 1.2 * 4 * moves + 3);
+  EXPECT_LE(Seconds(*made), 0.3 * moves + 1);
+  ASSERT_TRUE(cluster_.Until([this] { return cluster_.AllServed() && cluster_.AllInSync(); }, 5 * kSecond));
+  EXPECT_EQ(cluster_.node(added).replicas(), plan->loads.at(added).replicas_after);
+  const Result<MovePlan> again = PlanMoves(cluster_.Placed(kBytes));
+  ASSERT_TRUE(again.ok());
+  EXPECT_TRUE(again->moves.empty()) << again->moves.size();
+}
+
 TEST_F(LargeClusterTest, CostsWhatThePlanSays) {
   ASSERT_NO_FATAL_FAILURE(CreateAndStart());
   CheckMap();
   CheckHeartbeats();
   ASSERT_NO_FATAL_FAILURE(CheckDeath(2));
   ASSERT_NO_FATAL_FAILURE(CheckReturn(2));
+  ASSERT_NO_FATAL_FAILURE(CheckRebalance(size_.nodes + 1));
 }
 
 }  // namespace
