@@ -17,7 +17,7 @@ namespace pando {
 
 // Identifies the owner of a completion. The tag is in the low three bits of the user data; the rest
 // is a pointer to the owner.
-enum class UringTag : uint64_t { kIoOp, kReceive, kSend, kAccept, kConnect, kWake, kIgnore };
+enum class UringTag : uint64_t { kIoOp, kReceive, kSend, kAccept, kConnect, kWake, kIgnore, kHangup };
 inline constexpr uint64_t kUringTagMask = 7;
 
 struct UringStats {

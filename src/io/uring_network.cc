@@ -137,6 +137,7 @@ void UringConnection::PauseReceive() {
     receive_cancelled_ = true;
     network_->core_->Cancel(UringCore::UserData(this, UringTag::kReceive));
   }
+  network_->MarkForFlush(this);
 }
 
 void UringConnection::ResumeReceive() {
@@ -383,7 +384,7 @@ void UringNetwork::FlushConnection(UringConnection* c) {
   if (c->state_ == State::kDying) {
     // This is the only place that frees connections. When an operation that the kernel still holds
     // completes, the connection is marked for Flush again.
-    if (!c->receive_armed_ && !c->send_armed_) Free(c);
+    if (!c->receive_armed_ && !c->send_armed_ && !c->hangup_armed_) Free(c);
     return;
   }
   if (c->state_ == State::kDraining && c->close_now_) {
@@ -395,6 +396,26 @@ void UringNetwork::FlushConnection(UringConnection* c) {
   }
   const bool wants_data = (c->state_ == State::kOpen && c->handler_ && !c->paused_) || c->state_ == State::kLingering;
   if (wants_data && !c->receive_armed_ && !c->receive_ended_) ArmReceive(c);
+  // Nothing is received that would tell of the peer's end, and what it has asked for may take long (S6).
+  if (c->state_ == State::kOpen && c->paused_ && c->identity_.listener && !c->hangup_armed_) ArmHangup(c);
+}
+
+// It stays armed when the connection receives again, because connections pause often.
+void UringNetwork::ArmHangup(UringConnection* c) {
+  io_uring_sqe* sqe = core_->Sqe();
+  io_uring_prep_poll_add(sqe, c->fd_, POLLRDHUP);
+  UringCore::Own(sqe, c, UringTag::kHangup);
+  c->hangup_armed_ = true;
+  ++in_flight_;
+}
+
+void UringNetwork::OnHangup(UringConnection* c) {
+  using State = UringConnection::State;
+  c->hangup_armed_ = false;
+  --in_flight_;
+  if (c->state_ == State::kDying) return MarkForFlush(c);
+  // One that receives gets what came before the end, and then the end.
+  if (c->state_ == State::kOpen && c->paused_) End(c, Error(Code::kAborted, "{} closed the connection", c->peer()));
 }
 
 void UringNetwork::StartSend(UringConnection* c) {
@@ -529,11 +550,13 @@ void UringNetwork::Die(UringConnection* c) {
     c->receive_cancelled_ = true;
     core_->Cancel(UringCore::UserData(c, UringTag::kReceive));
   }
+  if (c->hangup_armed_) core_->Cancel(UringCore::UserData(c, UringTag::kHangup));
   MarkForFlush(c);
 }
 
 void UringNetwork::Free(UringConnection* c) {
-  CHECK(!c->receive_armed_ && !c->send_armed_) << "S2: a connection was freed while the kernel held its operations";
+  CHECK(!c->receive_armed_ && !c->send_armed_ && !c->hangup_armed_)
+      << "S2: a connection was freed while the kernel held its operations";
   close(c->fd_);
   if (c->budget_) c->budget_->GiveBack();
   GiveSpare(&c->pending_);
@@ -564,6 +587,7 @@ void UringNetwork::OnCompletion(UringTag tag, void* owner, int32_t result, uint3
   switch (tag) {
     case UringTag::kReceive: return OnReceive(static_cast<UringConnection*>(owner), result, flags);
     case UringTag::kSend: return OnSend(static_cast<UringConnection*>(owner), result);
+    case UringTag::kHangup: return OnHangup(static_cast<UringConnection*>(owner));
     case UringTag::kAccept: return OnPoll(static_cast<Listener*>(owner));
     case UringTag::kConnect: {
       auto* op = static_cast<ConnectOp*>(owner);

@@ -16,6 +16,7 @@
 //   S3  A provided buffer goes back to the kernel as soon as OnData returns.
 //   S4  Closing takes bounded time: queued bytes have drain_limit_ns to leave, and the peer then
 //       has linger_limit_ns to read them, or less when a new connection needs the place (S5).
+//   S6  An accepted connection whose receive is paused ends once its peer has gone.
 #pragma once
 
 #include <deque>
@@ -70,6 +71,7 @@ class UringConnection final : public Connection {
   bool receive_cancelled_ = false;
   bool receive_ended_ = false;  // the peer has sent end of file
   bool send_armed_ = false;     // the kernel holds a send operation on sending_
+  bool hangup_armed_ = false;   // the kernel tells once the peer is gone
   bool paused_ = false;
   bool close_now_ = false;  // Close(true) was called: drop the queued bytes
   bool on_flush_list_ = false;
@@ -138,6 +140,8 @@ class UringNetwork {
   void StartSend(UringConnection* c);
   void ArmReceive(UringConnection* c);
   void OnReceive(UringConnection* c, int32_t result, uint32_t flags);
+  void ArmHangup(UringConnection* c);
+  void OnHangup(UringConnection* c);
   void OnSend(UringConnection* c, int32_t result);
   void ArmPoll(Listener* listener);
   void OnPoll(Listener* listener);

@@ -324,7 +324,13 @@ void SimNetwork::DeliverOne(uint64_t id) {
   if (!c) return;
   c->marked_deliver_ = false;
   while (!c->inbox_.empty()) {
-    if (!c->handler_ || (c->paused_ && !c->closing_ && !c->inbox_.front().reset)) return;
+    if (!c->handler_) return;
+    if (c->paused_ && !c->closing_) {
+      // The end of an accepted connection is noticed all the same (S6 of UringNetwork); what came before it is lost.
+      const bool gone = c->inbox_.back().end && c->identity_.listener;
+      if (!gone && !c->inbox_.front().reset) return;
+      if (gone) return End(c, Error(Code::kAborted, "{} closed the connection", c->identity_.address));
+    }
     SimConnection::Segment segment = std::move(c->inbox_.front());
     c->inbox_.pop_front();
     if (segment.reset)

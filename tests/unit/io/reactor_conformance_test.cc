@@ -607,11 +607,71 @@ Task<void> CloseNow(Reactor& r) {
   client.connection->Close(true);
   EXPECT_FALSE(client.closed);
   co_await client.WaitClosed();
-  server.connection->ResumeReceive();
+  if (!server.closed) server.connection->ResumeReceive();
   co_await server.WaitClosed();
   EXPECT_LT(server.received.size(), 64u << 20);
   r.StopListening(&acceptor);
 }
+// A server that receives nothing for the time being still learns that its client has gone, whatever lies unread.
+Task<void> PausedLearnsOfTheEnd(Reactor& r) {
+  for (const size_t unread : {0, 1000}) {
+    for (const bool resume : {false, true}) {
+      Acceptor acceptor(r);
+      acceptor.echo = false;
+      auto port = r.Listen({}, &acceptor);
+      auto connected = co_await r.Connect("127.0.0.1", *port, kSecond);
+      Peer client;
+      client.Attach(r, *connected);
+      co_await acceptor.WaitFor(1);
+      Peer& server = *acceptor.peers[0];
+      server.connection->PauseReceive();
+      if (resume) {
+        co_await Sleep(r, kMillisecond);
+        server.connection->ResumeReceive();
+        co_await Sleep(r, kMillisecond);
+        server.connection->PauseReceive();
+      }
+      co_await Sleep(r, kMillisecond);
+      std::string bytes(unread, 'u');
+      client.connection->Send(&bytes);
+      client.connection->Close(false);
+      co_await client.WaitClosed();
+      co_await server.WaitClosed();
+      EXPECT_EQ(server.received.size(), 0u);
+      r.StopListening(&acceptor);
+    }
+  }
+}
+TYPED_TEST(ReactorConformance, PausedLearnsOfTheEnd) {
+  this->harness_.Run(PausedLearnsOfTheEnd(this->harness_.reactor()));
+}
+
+// One that has opened the connection gets what was sent to it first: they are replies.
+Task<void> PausedClientGetsAll(Reactor& r) {
+  Acceptor acceptor(r);
+  acceptor.echo = false;
+  auto port = r.Listen({}, &acceptor);
+  auto connected = co_await r.Connect("127.0.0.1", *port, kSecond);
+  Peer client;
+  client.Attach(r, *connected);
+  co_await acceptor.WaitFor(1);
+  client.connection->PauseReceive();
+  co_await Sleep(r, kMillisecond);
+  std::string bytes(1000, 'r');
+  acceptor.peers[0]->connection->Send(&bytes);
+  acceptor.peers[0]->connection->Close(false);
+  co_await Sleep(r, 20 * kMillisecond);
+  EXPECT_FALSE(client.closed);
+  client.connection->ResumeReceive();
+  co_await client.WaitClosed();
+  EXPECT_EQ(client.received.size(), 1000u);
+  co_await acceptor.WaitAllClosed();
+  r.StopListening(&acceptor);
+}
+TYPED_TEST(ReactorConformance, PausedClientGetsAll) {
+  this->harness_.Run(PausedClientGetsAll(this->harness_.reactor()));
+}
+
 TYPED_TEST(ReactorConformance, CloseNow) { this->harness_.Run(CloseNow(this->harness_.reactor())); }
 
 // -- other reactors
