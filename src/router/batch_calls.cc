@@ -124,13 +124,13 @@ Task<bool> PauseBetween(RouteKeeper* keeper, RpcCallBase* call, Backoff* backoff
   Reactor& reactor = call->server->reactor();
   const Nanos next_ns = reactor.NowNs() + backoff->Next(cause);
   if (backoff->tries() > kQuickTries) seen = keeper->news();
-  if (keeper->stopping() || call->answered || next_ns >= call->deadline_ns) co_return false;
+  if (keeper->stopping() || call->IsUnwanted() || next_ns >= call->deadline_ns) co_return false;
   if (cause == RetryCause::kBusy) {
     co_await Sleep(reactor, next_ns - reactor.NowNs());
   } else {
     co_await keeper->UntilNews(seen, next_ns);
   }
-  co_return !call->answered && !keeper->stopping();
+  co_return !call->IsUnwanted() && !keeper->stopping();
 }
 
 // -- multiGet

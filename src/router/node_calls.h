@@ -20,20 +20,25 @@ inline constexpr Nanos kReplicaPatienceNs = kSecond;
 // For whom a node is called, and how long that may take.
 struct CallTerms {
   CallTerms(Nanos deadline) : deadline_ns(deadline) {}  // NOLINT: a call of the router itself
-  explicit CallTerms(const RpcCallBase& call)
-      : deadline_ns(call.deadline_ns),
-        client(reinterpret_cast<uintptr_t>(call.id.connection)),
-        memory(&call.server->account()) {}
+  explicit CallTerms(const RpcCallBase& of)
+      : deadline_ns(of.deadline_ns),
+        client(reinterpret_cast<uintptr_t>(of.id.connection)),
+        memory(&of.server->account()),
+        call(&of) {}
   CallTerms Until(Nanos until_ns) const {
     CallTerms terms = *this;
     terms.deadline_ns = std::min(deadline_ns, until_ns);
     return terms;
   }
 
+  // The client waits no more, so a try that failed is the last one.
+  bool IsUnwanted() const { return call != nullptr && call->IsUnwanted(); }
+
   Nanos deadline_ns;
-  bool may_ask_another = false;     // another node can answer as well: this one is not waited for to the end
-  uint64_t client = kRouterItself;  // whose share it takes (UP3)
-  BudgetAccount* memory = nullptr;  // for the decoded reply; null: it is small, and not counted
+  bool may_ask_another = false;       // another node can answer as well: this one is not waited for to the end
+  uint64_t client = kRouterItself;    // whose share it takes (UP3)
+  BudgetAccount* memory = nullptr;    // for the decoded reply; null: it is small, and not counted
+  const RpcCallBase* call = nullptr;  // null: it goes on without the client
   static constexpr uint64_t kRouterItself = 1;
 };
 

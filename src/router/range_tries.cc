@@ -53,14 +53,14 @@ Task<bool> RangeTries::WaitForNext() {
   if (!busy) nodes.Refresh();
   const Nanos asked_ns = busy ? ask_.failure()->retry_after_ms * kMillisecond : Nanos{0};
   const Nanos next_ns = reactor.NowNs() + backoff_.Next(cause, asked_ns);
-  if (nodes.stopping() || call_.answered || next_ns >= call_.deadline_ns) co_return false;
+  if (nodes.stopping() || call_.IsUnwanted() || next_ns >= call_.deadline_ns) co_return false;
   if (busy) {
     co_await Sleep(reactor, next_ns - reactor.NowNs());
   } else {
     // What this try has learned of the map is worth another at once, but not for ever.
     co_await nodes.UntilNews(backoff_.tries() <= kQuickTries ? seen_ : nodes.news(), next_ns);
   }
-  co_return !call_.answered && !nodes.stopping();
+  co_return !call_.IsUnwanted() && !nodes.stopping();
 }
 
 api::KvError RangeTries::LastError() const {

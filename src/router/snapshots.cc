@@ -92,6 +92,7 @@ Task<Errors> AskMasters(RouteKeeper* keeper, std::string method, CallTerms terms
     if (open.empty() || final || keeper->stopping() || next_ns >= terms.deadline_ns) co_return open;
     keeper->Refresh();
     co_await keeper->UntilNews(backoff.tries() > kQuickTries ? keeper->news() : before, next_ns);
+    if (terms.IsUnwanted()) co_return open;
     wanted.clear();
     for (const auto& [id, error] : open) wanted.insert(id);
   }
@@ -193,7 +194,7 @@ Task<void> RouteOpenSnapshot(RouteKeeper* keeper, OpenSnapshotCall* call) {
   for (int64_t ahead_ms = kFirstAheadMs;;) {
     Attempt attempt;
     failed = co_await AskClock(keeper, terms, &attempt.version);
-    if (!failed.empty() || call->answered) break;
+    if (!failed.empty() || call->IsUnwanted()) break;
     attempt.version += ahead_ms << kVersionCounterBits;
     attempt.id = static_cast<int64_t>(RandomId(keeper->reactor()));
     // A try that waits for too long is worth less than another one.
@@ -201,7 +202,7 @@ Task<void> RouteOpenSnapshot(RouteKeeper* keeper, OpenSnapshotCall* call) {
     const Nanos try_ns = std::max((call->deadline_ns - now_ns) / 2, kSecond);
     attempt.token = EncodeSnapshotToken({static_cast<SnapshotId>(attempt.id), static_cast<Version>(attempt.version)});
     failed = co_await Prepare(keeper, call->args.request.ttl_ms, terms.Until(now_ns + try_ns), &attempt);
-    if (failed.empty() && !call->answered) {
+    if (failed.empty() && !call->IsUnwanted()) {
       api::SnapshotReply& reply = call->reply.success;
       reply.snapshot = std::move(attempt.token);
       reply.version = attempt.version;
@@ -219,7 +220,8 @@ Task<void> RouteOpenSnapshot(RouteKeeper* keeper, OpenSnapshotCall* call) {
     });
     // A partition that has given a version above T refuses: then T was too close.
     if (std::any_of(failed.begin(), failed.end(), gone)) ahead_ms = std::min(2 * ahead_ms, kMaxAheadMs);
-    if (call->answered || keeper->stopping() || !may_repeat || keeper->reactor().NowNs() + kSecond >= call->deadline_ns)
+    if (call->IsUnwanted() || keeper->stopping() || !may_repeat ||
+        keeper->reactor().NowNs() + kSecond >= call->deadline_ns)
       break;
   }
   if (!call->answered && !failed.empty()) Refuse(call, ErrorOf(failed, "take the snapshot", ApiCode::kUnavailable));
@@ -259,7 +261,9 @@ Task<void> RouteReleaseSnapshot(RouteKeeper* keeper, ReleaseSnapshotCall* call) 
   if (Failed(call, co_await keeper->UntilComplete(call->deadline_ns))) co_return;
   if (!ReserveParts(keeper, call)) co_return;
   bool existed = false;
-  const Errors failed = co_await Release(keeper, call->args.request.snapshot, CallTerms(*call), &existed);
+  CallTerms terms(*call);
+  terms.call = nullptr;  // it is released although the client has gone
+  const Errors failed = co_await Release(keeper, call->args.request.snapshot, terms, &existed);
   if (call->answered) co_return;
   // A partition that could not be asked lets it expire.
   call->reply.success.existed = existed;

@@ -465,6 +465,7 @@ void RpcConnection::OnClosed(const Status& /*reason*/) {
   if (paused_) server_->metrics_.paused_connections.Add(-1);
   paused_ = false;
   state_ = State::kClosed;
+  server_->NoteClosed();
   connection_ = nullptr;
   skipped_.reset();
   ReleasePending();

@@ -49,6 +49,9 @@ struct RpcCallBase : Timer {
   bool* ended = nullptr;  // set to true if the call ends before its first suspension
   Histogram* latency = nullptr;
 
+  // Nobody waits for the answer any more: there is one, or the client has gone. What has not begun need not begin.
+  bool IsUnwanted() const { return answered || server->IsClosed(id); }
+
   void ArmDeadline();
   void AnswerLate();
   void End();

@@ -85,7 +85,13 @@ void RpcServer::OnAccept(Connection* connection) {
   // would keep its descriptor for a while.
   if (refused && ++refused_ > kMaxRefused) connection->Close(/*now=*/true);
   connections_.push_back(std::move(c));
-  metrics_.connections.Set(static_cast<int64_t>(connections_.size()));
+  metrics_.connections.Add(1);
+}
+
+// What it had asked for may go on for long, and counts against the memory, not against --max_connections.
+void RpcServer::NoteClosed() {
+  shared_->connections.fetch_sub(1, std::memory_order_relaxed);
+  metrics_.connections.Add(-1);
 }
 
 // Looks at a sample, so that a flood of new connections costs little. Those that never sent a byte
@@ -114,7 +120,6 @@ bool RpcServer::EvictOne() {
 }
 
 void RpcServer::Remove(RpcConnection* c) {
-  shared_->connections.fetch_sub(1, std::memory_order_relaxed);
   uint32_t index = c->list_index_;
   std::unique_ptr<RpcConnection> gone = std::move(connections_[index]);
   if (index + 1 < connections_.size()) {
@@ -122,7 +127,6 @@ void RpcServer::Remove(RpcConnection* c) {
     connections_[index]->list_index_ = index;
   }
   connections_.pop_back();
-  metrics_.connections.Set(static_cast<int64_t>(connections_.size()));
 }
 
 // -- answering

@@ -212,6 +212,7 @@ class RpcServer final : public AcceptHandler, private TurnHook {
   void OnWatch();  // closes connections that have stalled or are idle
   void Watch(RpcConnection* c, Nanos now);
   bool TooSlow(RpcConnection::Progress* progress, bool owed, size_t held_bytes, uint64_t moved_bytes, Nanos now) const;
+  void NoteClosed();  // a connection has ended
   void Remove(RpcConnection* c);
   void MarkDirty(RpcConnection* c);
   // Flushes the connection again at the end of the next turn. REQUIRES: it is on no list

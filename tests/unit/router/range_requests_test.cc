@@ -114,6 +114,34 @@ TEST_F(RangeRequestsTest, AMapThatStaysWrongEndsWithTheBudget) {
   EXPECT_LT(kernel_.now_ns() - begin, 700 * kMillisecond);
 }
 
+// A budget of minutes is no reason to ask nodes again and again for an answer that nobody gets.
+TEST_F(RangeRequestsTest, NothingGoesOnForAClientThatHasGone) {
+  Fill(20);
+  nodes_->refresh_publishes = false;
+  nodes_->Move(3, 1 + nodes_->masters[3] % 3);
+  api::Kv_scan_args args;
+  args.context.budget_ms = 600'000;
+  RpcClient gone(*at_client_);
+  ASSERT_TRUE(kernel_.RunTask(*at_client_, gone.Connect("10.0.1.1", port_, kSecond))->ok());
+  const int before = nodes_->calls;
+  EXPECT_EQ(shared_.connections.load(), 2);
+  api::Kv_scan_result reply;
+  TaskGroup calls;
+  calls.Spawn([](RpcClient* client, api::Kv_scan_args* scan, api::Kv_scan_result* result) -> Task<void> {
+    EXPECT_FALSE((co_await client->Call("scan", scan, result, 600 * kSecond)).ok());
+  }(&gone, &args, &reply));
+  kernel_.RunFor(kSecond);
+  EXPECT_GT(nodes_->calls, before);
+  kernel_.RunTask(*at_client_, gone.Close());
+  kernel_.RunFor(10 * kMillisecond);
+  EXPECT_EQ(shared_.connections.load(), 1) << "another client may have its place";
+  kernel_.RunFor(2 * kSecond);
+  const int then = nodes_->calls;
+  kernel_.RunFor(20 * kSecond);
+  EXPECT_EQ(nodes_->calls, then);
+  kernel_.RunTask(*at_client_, [](TaskGroup* group) -> Task<void> { co_await group->Drain(); }(&calls));
+}
+
 TEST_F(RangeRequestsTest, ANodeThatIsDownIsWaitedFor) {
   Fill(100);
   nodes_->down = {2};
