@@ -238,6 +238,11 @@ struct RemoveReplicaRequest {
   1: i32 partition
   /** Its UUID. If the partition has no such replica, it is done. */
   2: string replica
+  /**
+   * Another one has come for it: refused (BAD_REQUEST) if the partition would have fewer than it should have, because
+   * somebody else has had one removed for the same one. Otherwise it should have no more than are left, from then on.
+   */
+  3: bool replaced
 }
 
 struct RemoveReplicaReply {

@@ -252,12 +252,13 @@ Task<Result<api::AddReplicaReply>> Node::AddReplica(Reactor& caller, uint32_t pa
   co_return reply;
 }
 
-Task<Result<bool>> Node::RemoveReplica(Reactor& caller, uint32_t partition, Uuid replica) {
-  if (!options_.clustered()) co_return co_await NodeControl::RemoveReplica(caller, partition, replica);
+Task<Result<bool>> Node::RemoveReplica(Reactor& caller, uint32_t partition, Uuid replica, bool replaced) {
+  if (!options_.clustered()) co_return co_await NodeControl::RemoveReplica(caller, partition, replica, replaced);
   CO_RETURN_IF_ERROR(co_await CheckTopologyAnswers(caller, partition));
   const size_t owner = partition % parts_.size();
-  auto remove = [part = parts_[owner], partition, replica](Reactor&) -> Task<Result<bool>> {
-    co_return part->replica_host()->RemoveOther(partition, replica);
+  auto remove = [part = parts_[owner], partition, replica, replaced](Reactor&) -> Task<Result<bool>> {
+    using replication::Removal;
+    co_return part->replica_host()->RemoveOther(partition, replica, replaced ? Removal::kReplaced : Removal::kForGood);
   };
   co_return co_await CallOn(caller, static_cast<int>(owner), std::move(remove));
 }

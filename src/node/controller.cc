@@ -225,7 +225,7 @@ Task<Status> Controller::AskSelf(const ReplacementStep& step) {
   if (step.kind == ReplacementStep::Kind::kAdd) {
     co_return (co_await self_.AddReplica(reactor_, step.partition, step.node, /*replaces=*/true)).TakeStatus();
   }
-  co_return (co_await self_.RemoveReplica(reactor_, step.partition, step.replica)).TakeStatus();
+  co_return (co_await self_.RemoveReplica(reactor_, step.partition, step.replica, /*replaced=*/true)).TakeStatus();
 }
 
 Task<Status> Controller::AskOver(const ReplacementStep& step, std::string address) {
@@ -245,6 +245,7 @@ Task<Status> Controller::AskOver(const ReplacementStep& step, std::string addres
     api::Cluster_removeReplica_result reply;
     args.request.partition = static_cast<int32_t>(step.partition);
     args.request.replica = step.replica.ToString();
+    args.request.replaced = true;
     status = co_await client.Call("removeReplica", &args, &reply, kCallNs);
     if (status.ok()) status = ErrorOf(reply);
   }

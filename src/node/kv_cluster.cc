@@ -78,7 +78,7 @@ Task<Result<api::AddReplicaReply>> NodeControl::AddReplica(Reactor&, uint32_t, u
   co_return NoCluster();
 }
 
-Task<Result<bool>> NodeControl::RemoveReplica(Reactor&, uint32_t, Uuid) { co_return NoCluster(); }
+Task<Result<bool>> NodeControl::RemoveReplica(Reactor&, uint32_t, Uuid, bool) { co_return NoCluster(); }
 
 Task<Result<api::AggregateReplicaReply>> NodeControl::AggregateReplica(Reactor&, api::AggregateReplicaRequest) {
   co_return NoCluster();
@@ -202,7 +202,8 @@ Task<void> KvService::ClusterRemoveReplica(
     Call<api::Cluster_removeReplica_args, api::Cluster_removeReplica_result>* call) {
   const Result<Named> named = NameOf(call->args.request, backend_->places());
   if (Failed(call, named.status())) co_return;
-  Result<bool> done = co_await control_->RemoveReplica(server_->reactor(), named->partition, named->replica);
+  Result<bool> done = co_await control_->RemoveReplica(server_->reactor(), named->partition, named->replica,
+                                                       call->args.request.replaced);
   if (!Failed(call, done.status())) call->reply.success.done = *done;
 }
 

@@ -90,7 +90,7 @@ class Node final : private NodeControl {
                                     std::optional<Uuid> leaves) override;
   Task<Result<api::AddReplicaReply>> AddReplica(Reactor& caller, uint32_t partition, uint32_t node,
                                                 bool replaces) override;
-  Task<Result<bool>> RemoveReplica(Reactor& caller, uint32_t partition, Uuid replica) override;
+  Task<Result<bool>> RemoveReplica(Reactor& caller, uint32_t partition, Uuid replica, bool replaced) override;
   Task<Result<api::AggregateReplicaReply>> AggregateReplica(Reactor& caller,
                                                             api::AggregateReplicaRequest request) override;
   Task<Status> CheckTopologyAnswers(Reactor& caller, uint32_t partition);

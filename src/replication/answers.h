@@ -45,6 +45,12 @@ enum class ChangeResult : uint8_t {
   kNotAllowed,  // it would break a rule: fewer members than min_isr, or the master itself
 };
 
+// Why a replica is removed.
+enum class Removal : uint8_t {
+  kForGood,   // there should be no more from then on than there are
+  kReplaced,  // another one has come for it: refused if there would be fewer than there should be
+};
+
 // What became of the request to take a partition over without a promotion (ReplicaCore::Force).
 enum class ForceVerdict : uint8_t {
   kProposed,      // a CAS is under way: if it lands, the entry has a higher lineage and names this replica

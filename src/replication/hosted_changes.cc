@@ -86,7 +86,7 @@ Result<ReplicaChange> HostedReplica::AddOn(NodeId node, bool replaces) {
   return ReplicaChange{learner, done};
 }
 
-Result<bool> HostedReplica::RemoveOther(const ReplicaId& other) {
+Result<bool> HostedReplica::RemoveOther(const ReplicaId& other, Removal why) {
   if (core_ == nullptr || !core_->Serving()) return NotServing();
   if (!NodeOf(record_.record, other)) return true;
   if (other == replica()) {
@@ -94,10 +94,18 @@ Result<bool> HostedReplica::RemoveOther(const ReplicaId& other) {
                  "partition {}: node {} is its master; make another node master first, with kvadmin failover", id_,
                  host_.node);
   }
-  const ChangeResult result = Change([&](ReplicaCore& core, Nanos now_ns) { return core.Remove(other, now_ns); });
+  const ChangeResult result = Change([&](ReplicaCore& core, Nanos now_ns) { return core.Remove(other, why, now_ns); });
   if (result == ChangeResult::kNotMaster) return NotServing();
   if (result == ChangeResult::kNotAllowed) {
     const PartitionRecord& r = record_.record;
+    const size_t left = r.isr.size() + r.evicted.size() - 1;
+    if (why == Removal::kReplaced && left < r.replicas) {
+      return Error(
+          Code::kInvalidArgument,
+          "partition {}: without this replica it would have {}, and it should have {}: the one that came for it "
+          "has taken the place of another one meanwhile. Add one first",
+          id_, left, r.replicas);
+    }
     return Error(Code::kInvalidArgument,
                  "partition {}: {} replicas are in sync, and {} must be (min_isr): without this one there would be too "
                  "few. Add one first",

@@ -96,7 +96,7 @@ class HostedReplica final : private ReplicaLog {
   // hosted_changes.cc
   Result<bool> Replace(const ReplicaId& learner, NodeId node, const std::optional<ReplicaId>& leaves);
   Result<ReplicaChange> AddOn(NodeId node, bool replaces);
-  Result<bool> RemoveOther(const ReplicaId& other);
+  Result<bool> RemoveOther(const ReplicaId& other, Removal why);
   // Its data is to be replaced by a copy of its master's pages (RH5).
   bool wants_pages() const { return begun_ && !closing_ && !file_->state().installed; }
   const ReplicaState& state() const { return file_->state(); }

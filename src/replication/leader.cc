@@ -539,7 +539,7 @@ uint64_t Leader::Room() const {
   return room;
 }
 
-ChangeResult Leader::Remove(const ReplicaId& replica, Nanos now_ns) {
+ChangeResult Leader::Remove(const ReplicaId& replica, Removal why, Nanos now_ns) {
   if (!active()) return ChangeResult::kNotMaster;
   if (replica == context_.self()) return ChangeResult::kNotAllowed;  // it hands over first
   PartitionEntry desired = context_.entry;
@@ -547,6 +547,7 @@ ChangeResult Leader::Remove(const ReplicaId& replica, Nanos now_ns) {
   desired.assigned.Remove(replica);
   desired.learners.Remove(replica);
   if (desired.isr.size() < desired.min_isr) return ChangeResult::kNotAllowed;  // I10
+  if (why == Removal::kReplaced && desired.assigned.size() < desired.replicas) return ChangeResult::kNotAllowed;
   const size_t count = desired.assigned.Union(desired.learners).size();
   desired.replicas = std::min(desired.replicas, static_cast<uint32_t>(count));
   return Propose(desired, now_ns);

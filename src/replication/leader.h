@@ -67,7 +67,7 @@ class Leader {
   const Handover& handover() const { return handover_; }
   ChangeResult Assign(const ReplicaId& learner, const std::optional<ReplicaId>& leaves, Nanos now_ns);
   ChangeResult Add(const ReplicaId& learner, Nanos now_ns);
-  ChangeResult Remove(const ReplicaId& replica, Nanos now_ns);
+  ChangeResult Remove(const ReplicaId& replica, Removal why, Nanos now_ns);
   ChangeResult SetMinIsr(uint32_t min_isr, Nanos now_ns);
   ChangeResult SetReplicas(uint32_t replicas, Nanos now_ns);
 

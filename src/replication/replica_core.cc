@@ -260,9 +260,9 @@ ChangeResult ReplicaCore::Add(const ReplicaId& learner, Nanos now_ns) {
   return leader_.Add(learner, now_ns);
 }
 
-ChangeResult ReplicaCore::Remove(const ReplicaId& replica, Nanos now_ns) {
+ChangeResult ReplicaCore::Remove(const ReplicaId& replica, Removal why, Nanos now_ns) {
   turn_ns_ = now_ns;
-  return leader_.Remove(replica, now_ns);
+  return leader_.Remove(replica, why, now_ns);
 }
 
 ChangeResult ReplicaCore::SetMinIsr(uint32_t min_isr, Nanos now_ns) {

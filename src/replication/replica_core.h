@@ -93,9 +93,8 @@ class ReplicaCore {
   ChangeResult Assign(const ReplicaId& learner, const std::optional<ReplicaId>& leaves, Nanos now_ns);
   // The same for one that comes in addition: how many there should be is raised to how many there are then.
   ChangeResult Add(const ReplicaId& learner, Nanos now_ns);
-  // Takes a replica out of the partition, whatever it is, except for the master. There should be no more from
-  // then on than there are.
-  ChangeResult Remove(const ReplicaId& replica, Nanos now_ns);
+  // Takes a replica out of the partition, whatever it is, except for the master.
+  ChangeResult Remove(const ReplicaId& replica, Removal why, Nanos now_ns);
   ChangeResult SetMinIsr(uint32_t min_isr, Nanos now_ns);     // at most the size of the ISR
   ChangeResult SetReplicas(uint32_t replicas, Nanos now_ns);  // R; at least min_isr
 

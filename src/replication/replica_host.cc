@@ -193,10 +193,10 @@ Result<ReplicaChange> ReplicaHost::AddOn(uint32_t partition, NodeId node, bool r
   return replica->AddOn(node, replaces);
 }
 
-Result<bool> ReplicaHost::RemoveOther(uint32_t partition, const ReplicaId& other) {
+Result<bool> ReplicaHost::RemoveOther(uint32_t partition, const ReplicaId& other, Removal why) {
   HostedReplica* replica = Find(partition);
   if (replica == nullptr) return NotHere(partition);
-  return replica->RemoveOther(other);
+  return replica->RemoveOther(other, why);
 }
 
 HostedReplica* ReplicaHost::Find(uint32_t partition) const {

@@ -18,6 +18,7 @@
 #include "src/metrics/metrics.h"
 #include "src/model/commit_gate.h"
 #include "src/model/read_gate.h"
+#include "src/replication/answers.h"
 #include "src/replication/connected_nodes.h"
 #include "src/replication/core_context.h"
 #include "src/replication/members.h"
@@ -208,8 +209,8 @@ class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook
   // Makes a new replica of that node a learner, or returns the one that it has. `replaces`: another one is to
   // leave for it later, so there should be no more than before. kOverloaded: another one is a learner already.
   Result<ReplicaChange> AddOn(uint32_t partition, NodeId node, bool replaces);
-  // Takes a replica out of the partition. kInvalidArgument: it is the master, or too few would be in sync.
-  Result<bool> RemoveOther(uint32_t partition, const ReplicaId& other);
+  // Takes a replica out of the partition. kInvalidArgument: it is the master, or too few would be left.
+  Result<bool> RemoveOther(uint32_t partition, const ReplicaId& other, Removal why);
 
   HostedReplica* Find(uint32_t partition) const;
   std::vector<ReplicaReport> Report() const;

@@ -386,7 +386,7 @@ void LargeNode::StepMove(uint32_t partition, NodeId from, NodeId to) {
     Feed(replica, [&](ReplicaCore& core, Nanos now_ns) { core.Handover(target, now_ns, now_ns + 2 * kSecond); });
   } else {
     const ReplicaId old = leaves->replica;
-    Feed(replica, [&](ReplicaCore& core, Nanos now_ns) { core.Remove(old, now_ns); });
+    Feed(replica, [&](ReplicaCore& core, Nanos now_ns) { core.Remove(old, Removal::kReplaced, now_ns); });
   }
 }
 

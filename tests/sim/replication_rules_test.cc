@@ -540,7 +540,7 @@ TEST(ReplicationRules, MembershipFollowsTheOperator) {
     return ask([n](ReplicaCore& core, Nanos now) { return core.SetMinIsr(n, now); });
   };
   const auto remove = [&](size_t i) {
-    return ask([id = trio[i].id](ReplicaCore& core, Nanos now) { return core.Remove(id, now); });
+    return ask([id = trio[i].id](ReplicaCore& core, Nanos now) { return core.Remove(id, Removal::kForGood, now); });
   };
   EXPECT_EQ(min_isr(4), ChangeResult::kDone);
   EXPECT_EQ(trio.entry.min_isr, 4u);
@@ -563,13 +563,20 @@ TEST(ReplicationRules, MembershipFollowsTheOperator) {
   EXPECT_TRUE(trio.entry.learners.Contains(fifth));
   EXPECT_TRUE(trio.entry.isr.Contains(member) && trio.entry.assigned.Contains(member));
   EXPECT_EQ(trio.entry.replicas, 3u);
-  EXPECT_EQ(ask([&](ReplicaCore& core, Nanos now) { return core.Remove(fifth, now); }), ChangeResult::kDone);
+  EXPECT_EQ(ask([&](ReplicaCore& core, Nanos now) { return core.Remove(fifth, Removal::kForGood, now); }),
+            ChangeResult::kDone);
   EXPECT_EQ(trio.entry.replicas, 3u);
   EXPECT_EQ(ask([&](ReplicaCore& core, Nanos now) { return core.Add(fifth, now); }), ChangeResult::kDone);
   EXPECT_TRUE(trio.entry.learners.Contains(fifth));
   EXPECT_EQ(trio.entry.replicas, 4u);
-  EXPECT_EQ(ask([&](ReplicaCore& core, Nanos now) { return core.Remove(fifth, now); }), ChangeResult::kDone);
+  EXPECT_EQ(ask([&](ReplicaCore& core, Nanos now) { return core.Remove(fifth, Removal::kForGood, now); }),
+            ChangeResult::kDone);
   EXPECT_EQ(trio.entry.replicas, 3u);
+  // Two who each replace another one by the same newcomer: the second must not have the partition lose a replica.
+  EXPECT_EQ(ask([&](ReplicaCore& core, Nanos now) { return core.Remove(trio[2].id, Removal::kReplaced, now); }),
+            ChangeResult::kNotAllowed);
+  EXPECT_EQ(trio.entry.replicas, 3u);
+  EXPECT_TRUE(trio.entry.isr.Contains(member));
   // Evicted ones cannot be counted for a larger min_isr.
   trio[2].cut = true;
   trio.Run(2 * kSecond);

@@ -155,6 +155,7 @@ Status ReplicaChange::Carry(Step step) {
     api::RemoveReplicaRequest request;
     request.partition = partition;
     request.replica = left_ = now_.On(o_.leave)->replica;
+    request.replaced = o_.add != 0;
     return Ask([&](Client& client) {
       return client.Call(Client::Repeat::kSafe, &api::ClusterIf::removeReplica, request).TakeStatus();
     });
