@@ -100,7 +100,9 @@ void UringDisk::Submit(IoOp* op) {
   io_uring_sqe* sqe = core_->Sqe();
   switch (op->kind) {
     case IoOp::Kind::kOpen: io_uring_prep_openat(sqe, BaseOf(*op), op->path, op->flags | O_CLOEXEC, 0644); break;
-    case IoOp::Kind::kRename: io_uring_prep_renameat(sqe, BaseOf(*op), op->path, BaseOf(*op), op->new_path, 0); break;
+    case IoOp::Kind::kRename:
+      io_uring_prep_renameat(sqe, BaseOf(*op), op->path, BaseOf(*op), op->new_path, static_cast<unsigned>(op->flags));
+      break;
     case IoOp::Kind::kLink: io_uring_prep_linkat(sqe, BaseOf(*op), op->path, BaseOf(*op), op->new_path, 0); break;
     case IoOp::Kind::kUnlink: io_uring_prep_unlinkat(sqe, BaseOf(*op), op->path, 0); break;
     case IoOp::Kind::kMakeDirectory: io_uring_prep_mkdirat(sqe, BaseOf(*op), op->path, 0755); break;

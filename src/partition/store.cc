@@ -10,6 +10,7 @@
 #include "src/base/hash.h"
 #include "src/buffer_pool/page.h"
 #include "src/io/directory.h"
+#include "src/io/replace_file.h"
 #include "src/partition/partition_file.h"
 #include "src/partition/store_reading.h"
 
@@ -80,6 +81,7 @@ uint32_t IdLimitOf(const StoreHeader& header) {
 uint64_t TableBytes(uint64_t entries) { return AlignUp(entries * sizeof(StoreEntry), kBlockBytes); }
 
 constexpr char kMetaName[] = "store.meta", kTemporaryMetaName[] = "store.meta.tmp";
+ReplacedFile MetaFile() { return {kMetaName, kTemporaryMetaName, /*direct=*/true}; }
 std::string MetaPath(const std::string& dir) { return dir + "/" + kMetaName; }
 
 AlignedBuffer EncodeStore(const StoreInfo& info) {
@@ -105,16 +107,6 @@ AlignedBuffer EncodeStore(const StoreInfo& info) {
   std::memcpy(bytes.data(), &header, sizeof(header));
   if (table_bytes > 0) std::memcpy(bytes.data() + kBlockBytes, entries.data(), table_bytes);
   return bytes;
-}
-
-Task<Status> WriteNewFile(const Directory* directory, std::string name, const AlignedBuffer* contents) {
-  CO_ASSIGN_OR_RETURN(File file, co_await directory->OpenFile(std::move(name), File::Mode::kCreate, /*direct=*/true));
-  Status status = co_await file.Truncate(0);
-  if (status.ok()) status = co_await file.Write(contents->data(), contents->size(), 0);
-  if (status.ok()) status = co_await file.Sync(/*data_only=*/false);
-  Status closed = co_await file.Close();
-  CO_RETURN_IF_ERROR(status);
-  co_return closed;
 }
 
 Status CheckOptions(const StoreOptions& o) {
@@ -416,14 +408,13 @@ Status PartitionNotHere(uint32_t id) {
 
 Task<Status> PrepareStore(const Directory* directory, const StoreInfo* info) {
   const AlignedBuffer contents = EncodeStore(*info);
-  co_return co_await WriteNewFile(directory, kTemporaryMetaName, &contents);
+  ReplacedFile file = MetaFile();
+  const std::string_view bytes(contents.data(), contents.size());
+  co_return co_await PrepareReplacement(directory, std::move(file), bytes);
 }
 
 // SM2: the new one is complete and durable before it gets the name.
-Task<Status> PublishStore(const Directory* directory) {
-  CO_RETURN_IF_ERROR(co_await directory->Rename(kTemporaryMetaName, kMetaName));
-  co_return co_await directory->Sync();
-}
+Task<Status> PublishStore(const Directory* directory) { return PublishReplacement(directory, MetaFile()); }
 
 Task<Status> WriteStore(Reactor& reactor, const StoreInfo* info) {
   CO_ASSIGN_OR_RETURN(Directory directory, co_await Directory::Open(reactor, info->data_dir));

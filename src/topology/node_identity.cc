@@ -9,6 +9,7 @@
 #include "src/base/codec.h"
 #include "src/base/hash.h"
 #include "src/io/directory.h"
+#include "src/io/replace_file.h"
 #include "src/topology/recovery.h"
 
 namespace pando {
@@ -49,16 +50,12 @@ Status Damaged(const std::string& path, const std::string& what) {
                path, what);
 }
 
+ReplacedFile IdentityNames() { return {kIdentityName, kTemporaryIdentityName, /*direct=*/false}; }
+
 Task<Status> WriteIdentity(const Directory* directory, std::string contents) {
-  CO_ASSIGN_OR_RETURN(File file, co_await directory->OpenFile(kTemporaryIdentityName, File::Mode::kCreate, false));
-  Status status = co_await file.Truncate(0);
-  if (status.ok()) status = co_await file.Write(contents.data(), contents.size(), 0);
-  if (status.ok()) status = co_await file.Sync(/*data_only=*/false);
-  Status closed = co_await file.Close();
-  CO_RETURN_IF_ERROR(status);
-  CO_RETURN_IF_ERROR(closed);
-  CO_RETURN_IF_ERROR(co_await directory->Rename(kTemporaryIdentityName, kIdentityName));  // NI1
-  co_return co_await directory->Sync();
+  const ReplacedFile file = IdentityNames();
+  CO_RETURN_IF_ERROR(co_await PrepareReplacement(directory, file, contents));
+  co_return co_await PublishReplacement(directory, file);  // NI1
 }
 
 struct ReadMap {
@@ -241,7 +238,10 @@ Task<Status> StoreIdentity(Reactor& reactor, std::string data_dir, NodeIdentity 
   // Also if the directory was there: a process may have died before it synced the name.
   CO_RETURN_IF_ERROR(co_await SyncDirectory(reactor, ParentDirectory(data_dir)));
   CO_ASSIGN_OR_RETURN(Directory directory, co_await Directory::Open(reactor, std::move(data_dir)));
-  Status status = co_await WriteIdentity(&directory, EncodeIdentity(identity));
+  const std::string contents = EncodeIdentity(identity);
+  Status status = co_await WriteIdentity(&directory, contents);
+  ReplacedFile file = IdentityNames();
+  if (status.ok()) co_await KeepSpare(&directory, std::move(file), contents);  // RP3: a start needs no room
   Status closed = co_await directory.Close();
   co_return status.ok() ? std::move(closed) : std::move(status);
 }

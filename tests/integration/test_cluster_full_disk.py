@@ -1,10 +1,15 @@
 #!/usr/bin/python3
 """The disk of one node of a cluster is full: kvadmin cluster status says so, and what to do, until there is room again.
 
-The limit is RLIMIT_FSIZE of that node, as in test_full_disk.py.
+And the node starts again on a disk that has no byte left.
+
+The limit is RLIMIT_FSIZE of that node, as in test_full_disk.py, and a file system of its own.
 """
 
+import errno
+import os
 import shutil
+import subprocess
 import sys
 import time
 
@@ -108,7 +113,71 @@ def full_follower_and_master(cluster):
         time.sleep(1)
     cluster.wait_well(timeout_s=TIMEOUT_S)
 
+# -- a node starts again when nothing is left on its disk, and the others have gone on without it
 
+
+def mounted(directory, megabytes):
+    """A file system of its own; False: this user, or this kernel, cannot have one for direct I/O."""
+    directory.mkdir(parents=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", directory], capture_output=True,
+                      check=False).returncode != 0:
+        return False
+    try:
+        os.close(os.open(directory / "probe", os.O_CREAT | os.O_RDWR | os.O_DIRECT))
+        (directory / "probe").unlink()
+        return True
+    except OSError:
+        unmount(directory)
+        return False
+
+
+def unmount(directory):
+    subprocess.run(["umount", "-l", directory], check=False)
+
+
+def fill_to_the_last_byte(directory):
+    with open(directory / "other", "wb", buffering=0) as other:
+        for size in 1 << 20, 4096, 1:
+            try:
+                while other.write(b"x" * size) == size:
+                    pass
+            except OSError as error:
+                assert error.errno == errno.ENOSPC, error
+
+
+def start_on_a_full_disk():
+    directory = temporary_directory("cluster-start-full")
+    own = directory / f"node-{FULL}"
+    if not mounted(own, 256):
+        print("  no file system can be mounted for one node; this part is left out", flush=True)
+        shutil.rmtree(directory, ignore_errors=True)
+        return
+    cluster = Cluster(directory, partitions=4, flags=["--log_budget_mb=64"])
+    try:
+        cluster.start()
+        cluster.wait_well()
+        client = cluster.client()
+        for i in range(200):
+            client.call(b"k%d" % i, "put", ttypes.PutRequest(key=b"k%d" % i, value=VALUE))
+        fill_to_the_last_byte(own)
+        for _ in range(3):  # each start stores that it was one
+            cluster.nodes[FULL].kill()
+            for i in range(20):
+                client.call(b"k%d" % i, "put", ttypes.PutRequest(key=b"k%d" % i, value=b"new"))
+            cluster.nodes[FULL].start()
+            cluster.wait_healed()
+        (own / "other").unlink()
+        cluster.wait_well(timeout_s=TIMEOUT_S)
+        done = run("verify", server=",".join(node.address for node in cluster.nodes.values()))
+        assert done.code == OK, done.out + done.err
+    finally:
+        cluster.kill()
+        unmount(own)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+
+    start_on_a_full_disk()
 def main():
     directory = temporary_directory("cluster-full-disk")
     cluster = Cluster(directory, partitions=1,

@@ -114,6 +114,17 @@ int SimDisk::Rename(const std::string& raw_from, const std::string& raw_to) {
   return 0;
 }
 
+int SimDisk::Exchange(const std::string& raw_a, const std::string& raw_b) {
+  const std::string a = Normalize(raw_a), b = Normalize(raw_b);
+  const auto at_a = current_names_.find(a), at_b = current_names_.find(b);
+  if (at_a == current_names_.end() || at_b == current_names_.end()) return -ENOENT;
+  CHECK(!inodes_.at(at_a->second).directory && !inodes_.at(at_b->second).directory && Parent(a) == Parent(b))
+      << "the simulated disk exchanges files only within their directory: " << a << " and " << b;
+  pending_.push_back({DirectoryOp::Kind::kExchange, next_directory_sequence_++, a, b, at_a->second, at_b->second});
+  std::swap(at_a->second, at_b->second);
+  return 0;
+}
+
 int SimDisk::Link(const std::string& raw_from, const std::string& raw_to) {
   const std::string from = Normalize(raw_from), to = Normalize(raw_to);
   auto it = current_names_.find(from);
@@ -156,7 +167,10 @@ void SimDisk::ReleaseIfUnused(InodeId id) {
 void SimDisk::ForgetRemovedFiles() {
   std::set<InodeId> needed;
   for (const auto& [path, id] : durable_names_) needed.insert(id);
-  for (const DirectoryOp& op : pending_) needed.insert(op.inode);
+  for (const DirectoryOp& op : pending_) {
+    needed.insert(op.inode);
+    needed.insert(op.other);
+  }
   std::erase_if(inodes_, [&](const auto& entry) {
     return entry.second.links == 0 && entry.second.open_count == 0 && !needed.contains(entry.first);
   });
@@ -403,6 +417,10 @@ void SimDisk::ApplyDurably(const DirectoryOp& op) {
       durable_names_[op.new_path] = op.inode;
       break;
     }
+    case DirectoryOp::Kind::kExchange:
+      durable_names_[op.path] = op.other;
+      durable_names_[op.new_path] = op.inode;
+      break;
   }
 }
 
@@ -438,6 +456,7 @@ void SimDisk::ResolveInFlight(SimRandom& random, bool power_loss) {
         if (inodes_.contains(op.inode)) Truncate(op.inode, op.offset);
         break;
       case InFlight::Kind::kRename: Rename(op.path, op.new_path); break;
+      case InFlight::Kind::kExchange: Exchange(op.path, op.new_path); break;
       case InFlight::Kind::kLink: Link(op.path, op.new_path); break;
       case InFlight::Kind::kUnlink: Unlink(op.path); break;
       case InFlight::Kind::kMakeDirectory: MakeDirectory(op.path); break;
@@ -457,6 +476,8 @@ void SimDisk::ResolveNames(SimRandom& random, int mode) {
     const DirectoryOp& op = pending_[i];
     // If the source was lost, the rename has no effect.
     if (op.kind == DirectoryOp::Kind::kRename && !durable_names_.contains(op.path)) continue;
+    const bool both = durable_names_.contains(op.path) && durable_names_.contains(op.new_path);
+    if (op.kind == DirectoryOp::Kind::kExchange && !both) continue;
     ApplyDurably(op);
   }
   pending_.clear();

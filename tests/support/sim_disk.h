@@ -13,7 +13,7 @@
 //       that was not synced is the old or the new one. Space that was allocated or punched and not
 //       synced is either reserved for the file or not. (If an allocation extended the file, its
 //       space comes with the new size.)
-//   X3  Creations, renames, and removals are durable after a sync of their directory. PowerLoss
+//   X3  Creations, renames, exchanges, and removals are durable after a sync of their directory. PowerLoss
 //       keeps or drops the others, either a prefix of them or each independently. A file in a lost
 //       directory is lost.
 //   X4  After a ProcessCrash, completed operations stay visible, but are no more durable than
@@ -55,6 +55,7 @@ class SimDisk {
   int PunchHole(InodeId id, uint64_t offset, uint64_t bytes);  // whole pages; the size stays
   int Truncate(InodeId id, uint64_t size);
   int Rename(const std::string& from, const std::string& to);
+  int Exchange(const std::string& a, const std::string& b);
   int Link(const std::string& from, const std::string& to);
   int Unlink(const std::string& path);
   int MakeDirectory(const std::string& path);
@@ -88,6 +89,7 @@ class SimDisk {
       kPunchHole,
       kTruncate,
       kRename,
+      kExchange,
       kLink,
       kUnlink,
       kMakeDirectory,
@@ -138,10 +140,11 @@ class SimDisk {
     uint32_t links = 0;  // names
   };
   struct DirectoryOp {
-    enum class Kind { kLink, kRename, kUnlink } kind;
+    enum class Kind { kLink, kRename, kExchange, kUnlink } kind;
     uint64_t sequence;
     std::string path, new_path;
     InodeId inode;
+    InodeId other = 0;  // kExchange: the file that had the name new_path
   };
 
   static std::string Parent(const std::string& path);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 
 #include "src/base/hash.h"
@@ -276,7 +277,11 @@ int32_t SimMachine::Perform(const PendingOp& pending) {
       if (inode < 0) return static_cast<int32_t>(inode);
       return pending.reactor->AddFile({true, static_cast<SimDisk::InodeId>(inode), op.flags, false, path});
     }
-    case IoOp::Kind::kRename: return error ? -error : disk_.Rename(path, PathOf(pending, op.new_path));
+    case IoOp::Kind::kRename: {
+      if (error) return -error;
+      const std::string other = PathOf(pending, op.new_path);
+      return op.flags == RENAME_EXCHANGE ? disk_.Exchange(path, other) : disk_.Rename(path, other);
+    }
     case IoOp::Kind::kLink: return error ? -error : disk_.Link(path, PathOf(pending, op.new_path));
     case IoOp::Kind::kUnlink: return error ? -error : disk_.Unlink(path);
     case IoOp::Kind::kMakeDirectory: return error ? -error : disk_.MakeDirectory(path);
@@ -373,7 +378,7 @@ std::optional<SimDisk::InFlight> SimMachine::Describe(const PendingOp& pending) 
       out.bytes = op.allocate_bytes;
       return out;
     case IoOp::Kind::kTruncate: out.kind = Kind::kTruncate; return out;
-    case IoOp::Kind::kRename: out.kind = Kind::kRename; return out;
+    case IoOp::Kind::kRename: out.kind = op.flags == RENAME_EXCHANGE ? Kind::kExchange : Kind::kRename; return out;
     case IoOp::Kind::kLink: out.kind = Kind::kLink; return out;
     case IoOp::Kind::kUnlink: out.kind = Kind::kUnlink; return out;
     case IoOp::Kind::kMakeDirectory: out.kind = Kind::kMakeDirectory; return out;

@@ -181,6 +181,18 @@ TEST_F(DiskTest, RenameWithoutSyncOfTheDataCanLeaveAnEmptyFile) {
               ElementsAre("0", "512"));
 }
 
+TEST_F(DiskTest, ExchangeSwapsWhollyOrNotAtAll) {
+  disk.WriteAll("/d/current", "old");
+  disk.WriteAll("/d/next", "new");
+  EXPECT_EQ(disk.Exchange("/d/next", "/d/none"), -ENOENT);
+  ASSERT_EQ(disk.Exchange("/d/next", "/d/current"), 0);
+  auto look = [](const SimDisk& d) { return d.ReadAll("/d/current") + "+" + d.ReadAll("/d/next"); };
+  EXPECT_EQ(look(disk), "new+old");
+  EXPECT_THAT(Outcomes(look), ElementsAre("new+old", "old+new"));
+  SyncDirectory("/d");
+  EXPECT_THAT(Outcomes(look), ElementsAre("new+old"));
+}
+
 TEST_F(DiskTest, RemovalIsVolatileToo) {
   disk.WriteAll("/d/f", "data");
   ASSERT_EQ(disk.Unlink("/d/f"), 0);

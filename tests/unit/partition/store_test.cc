@@ -252,6 +252,19 @@ TEST_F(StoreTest, WithoutAFileThereIsNoStore) {
   EXPECT_EQ(Load().code(), Code::kNotFound);
 }
 
+// RP3: so partitions can be dropped, which makes room.
+TEST_F(StoreTest, IsChangedOnAFullDisk) {
+  Result<StoreInfo> info = Open(4, 2);
+  ASSERT_TRUE(info.ok()) << info.status().ToString();
+  EXPECT_OK(*kernel_.RunTask(*reactor_, WriteStore(*reactor_, &*info)));
+  machine_->disk().SetCapacity(machine_->disk().used_bytes());
+  for (; !info->partitions.empty(); info->partitions.pop_back()) {
+    info->dropped.push_back({info->partitions.back().uuid, kAnyPosition});
+    EXPECT_OK(*kernel_.RunTask(*reactor_, WriteStore(*reactor_, &*info)));
+    EXPECT_EQ(Load()->dropped.size(), info->dropped.size());
+  }
+}
+
 TEST_F(StoreTest, TruncatedFilesAreDamage) {
   for (size_t bytes : {0u, 1u, 512u, 4095u}) ExpectRefused(HandMeta().substr(0, bytes), Code::kCorruption, "");
   for (size_t bytes : {4096u, 8191u}) ExpectRefused(TableMeta().Bytes().substr(0, bytes), Code::kCorruption, "");

@@ -144,7 +144,7 @@ TEST_F(NodeIdentityTest, IsStoredAndLoaded) {
   ++next.start;
   EXPECT_OK(Run(StoreIdentity(reactor(), "/data", next)));
   EXPECT_EQ(Stored(), next);
-  EXPECT_THAT(*disk().List("/data"), ElementsAre("cluster"));
+  EXPECT_THAT(*disk().List("/data"), ElementsAre("cluster", "cluster.tmp"));
   disk().FlipBit(kPath, 40);
   EXPECT_EQ(Run(LoadIdentity(reactor(), "/data")).code(), Code::kCorruption);
 }
@@ -169,6 +169,33 @@ TEST_F(NodeIdentityTest, Starts) {
   EXPECT_EQ(second.history, DirectoryHistory::kContinued);
   // The first process was only slow, and is not the node any more.
   EXPECT_EQ(Finish(1).code(), Code::kAborted);
+}
+
+// RP3: so the node comes back, and deleting records makes room.
+TEST_F(NodeIdentityTest, StartsWhenTheDiskIsFull) {
+  Start();
+  disk().SetCapacity(disk().used_bytes());
+  for (uint64_t start = 2; start < 6; ++start) {
+    EXPECT_EQ(Start().incarnation, start);
+    EXPECT_EQ(Stored()->start, start);
+  }
+}
+
+// What an earlier version has left, which kept no spare: there must be room once.
+TEST_F(NodeIdentityTest, SaysThatTheDiskIsFull) {
+  Start();
+  disk().RemoveTree("/data/cluster.tmp");
+  disk().SetCapacity(disk().used_bytes());
+  const NodeIdentity before = *Stored();
+  Result<JoinedStart> joined = Begin();
+  EXPECT_EQ(joined.code(), Code::kDiskFull);
+  EXPECT_THAT(joined.status().message(), HasSubstr("the disk is full, so /data/cluster cannot be replaced"));
+  EXPECT_THAT(joined.status().message(), HasSubstr("nothing is lost. Make room there"));
+  EXPECT_EQ(Stored(), before);
+  disk().SetCapacity(disk().used_bytes() + 4096);
+  const uint64_t next = Start().incarnation;
+  disk().SetCapacity(disk().used_bytes());
+  EXPECT_EQ(Start().incarnation, next + 1);
 }
 
 // Somebody else may be the node still: then nothing is raised, so that the process that runs stays the newest.
