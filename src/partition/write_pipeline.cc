@@ -88,6 +88,10 @@ Task<Status> WritePipeline::Admit(ClientWrite* write, LogSpace* log_space) {
   if (status.code() == Code::kDiskFull) {
     ++state_.stats.disk_full_total;
     state_.NoteDiskFull(cost.blocks);
+    if (state_.works() && !std::exchange(growing_ahead_, true)) state_.tasks.Spawn(GrowAhead());
+    co_return Error(Code::kDiskFull,
+                    "partition {}: the disk of its master is full. Delete records, or make room there: {}", state_.id(),
+                    status.message());
   } else if (status.ok() && !only_removes) {
     state_.NoteAdmitted(cost.blocks);
   }

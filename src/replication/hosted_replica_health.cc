@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "src/base/hash.h"
@@ -12,10 +13,22 @@ namespace pando::replication {
 
 Status HostedReplica::CheckDisks(uint64_t bytes) const {
   if (core_ == nullptr || bytes <= core_->leader().Room()) return Status();
-  return Error(Code::kDiskFull,
-               "partition {}: the disk of a node that holds a replica of it is full (see kvadmin cluster show). Delete "
-               "records, or add disk space there",
-               id_);
+  // Whose it is; it may have left the wait set a moment ago.
+  uint64_t least = std::numeric_limits<uint64_t>::max();
+  std::string node = "a node";
+  for (const Leader::Following& follower : core_->leader().Followers()) {
+    const auto is_it = [&](const ReplicaRecord& r) { return r.replica == follower.replica; };
+    const auto& isr = record_.record.isr;
+    const auto found = std::find_if(isr.begin(), isr.end(), is_it);
+    if (follower.room >= least || found == isr.end()) continue;
+    least = follower.room;
+    node = fmt::format("node {}", found->node);
+  }
+  return Error(
+      Code::kDiskFull,
+      "partition {}: the disk of {}, which holds a replica of it, is full. Delete records, or make room there; "
+      "kvadmin cluster status says what else helps",
+      id_, node);
 }
 
 // A replica that cannot apply what is committed, mostly because its disk is full, must not be waited for. Before it

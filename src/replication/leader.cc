@@ -571,7 +571,9 @@ ChangeResult Leader::SetReplicas(uint32_t replicas, Nanos now_ns) {
 
 std::vector<Leader::Following> Leader::Followers() const {
   std::vector<Following> followers;
-  for (const Peer& peer : peers_) followers.push_back({peer.id, peer.acked.lsn, peer.caught_up_ns, peer.heard_ns});
+  for (const Peer& peer : peers_) {
+    followers.push_back({peer.id, peer.acked.lsn, peer.caught_up_ns, peer.heard_ns, peer.room});
+  }
   return followers;
 }
 

@@ -89,8 +89,9 @@ class Leader {
   struct Following {
     ReplicaId replica;
     Lsn acked_lsn = 0;
-    Nanos caught_up_ns = 0;  // then it had all that the master had
-    Nanos heard_ns = 0;      // its last heartbeat
+    Nanos caught_up_ns = 0;                                // then it had all that the master had
+    Nanos heard_ns = 0;                                    // its last heartbeat
+    uint64_t room = std::numeric_limits<uint64_t>::max();  // what its disk can take (AppendAck::room)
   };
   std::vector<Following> Followers() const;
 

@@ -1,6 +1,7 @@
 // A disk that fills up. Acknowledged writes stay. Deletes in any order free space again, even
 // across restarts and power failures. No checkpoint ever fails for lack of space, because admission
 // reserves it.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -366,6 +367,29 @@ Task<void> RefuseALargeBatch(FullDiskTest* t, Engine* engine) {
   t->machine_->disk().SetCapacity(1u << 30);
   EXPECT_OK(co_await Write(p, batch));
   EXPECT_FALSE(p->stats().disk_full);
+}
+
+// Whether somebody writes or not.
+Task<void> RefuseAndWait(FullDiskTest* t, Engine* engine) {
+  Partition* p = engine->partition(0);
+  t->machine_->disk().SetCapacity(t->machine_->disk().used_bytes() + (8u << 20));
+  Status full;
+  for (uint64_t i = 0; full.ok(); ++i) full = co_await Put(p, Key(i), Value(i, 700));
+  EXPECT_EQ(full.code(), Code::kDiskFull) << full.ToString();
+  EXPECT_THAT(full.message(),
+              testing::HasSubstr("partition 0: the disk of its master is full. Delete records, or make room"));
+  for (int i = 0; i < 20; ++i) {
+    co_await Sleep(*t->reactor_, 30 * kSecond);
+    EXPECT_TRUE(p->stats().disk_full) << i;
+  }
+  t->machine_->disk().SetCapacity(1u << 30);
+  co_await Sleep(*t->reactor_, 5 * kSecond);
+  EXPECT_FALSE(p->stats().disk_full);
+}
+
+TEST_F(FullDiskTest, IsSaidAsLongAsTheDiskIsFull) {
+  Boot();
+  Live(RefuseAndWait);
 }
 
 TEST_F(FullDiskTest, ASmallWriteDoesNotHideThatTheDiskIsFull) {
