@@ -236,6 +236,11 @@ class GrowTest(unittest.TestCase):
         self.start_kvadmin("rebalance", "apply", plan)
         self.wait_begun(before)
         self.kill_kvadmin()
+        # What a killed plan has left is seen.
+        status = self.kv("cluster", "status", expect=NO).lines()
+        self.assertEqual(status[0]["verdict"], "degraded", status[0])
+        self.assertTrue("being added" in status[0]["cause"] or "more replicas than they should" in status[0]["cause"], status[0])
+        self.assertEqual([line["node"]["id"] for line in status if line.get("node", {}).get("draining")], [2])
         self.assertEqual(self.kv("rebalance", "abort", plan).lines()[-1]["aborted"], str(plan))
         self.check_all_have_their_replicas()
         self.assertIn("was aborted", self.kv("rebalance", "resume", plan, expect=FAILED).err)
@@ -254,6 +259,9 @@ class GrowTest(unittest.TestCase):
         self.cluster.nodes[2].stop()
         self.assertTrue(self.kv("node", "remove", "2", "--dry-run").json()["would_remove"])
         self.assertTrue(self.kv("node", "remove", "2").json()["changed"])
+        status = self.kv("cluster", "status", expect=NO).lines()[0]
+        self.assertIn("does not answer, and is drained", status["cause"])
+        self.assertIn("kvadmin node remove 2", status["next"])
         self.assertFalse(self.kv("node", "remove", "2").json()["changed"])
         self.cluster.wait_well()
         for refused in (self.kv("node", "add", "--id", "2", "--zone", "x", expect=USAGE),

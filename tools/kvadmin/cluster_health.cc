@@ -88,6 +88,40 @@ void JudgeMissing(const ClusterView& view, const ClusterView::Master& master, Pa
   p->problems.push_back(std::move(text));
 }
 
+// A command that moves replicas works on it, or has been interrupted and forgotten. Until it is over, the replicas are
+// not where they should be; and what is not in sync will be, or is to be taken back.
+void JudgeChange(const PartitionRecord& record, const ClusterView::Master& master, PartitionHealth* p) {
+  for (const ReplicaRecord& r : record.learners) {
+    if (!Contains(p->in_sync, r.node)) p->adding.push_back(r.node);
+  }
+  size_t members = record.isr.size() + record.evicted.size();
+  if (p->knows_more) {
+    members = 1;
+    p->adding.clear();
+    for (const api::FollowerStatus& f : master.status->followers) {
+      members += !f.learner;
+      if (f.learner) p->adding.push_back(static_cast<NodeId>(f.node));
+    }
+  }
+  p->extra = p->adding.empty() && members > record.replicas;
+  if (p->adding.empty() && !p->extra) return;
+  p->health = std::max(p->health, Health::kDegraded);
+  p->problems.push_back(p->extra ? fmt::format("it has {} replicas, and should have {}", members, record.replicas)
+                                 : fmt::format("{} {} being given a replica", NamedNodes(p->adding),
+                                               p->adding.size() == 1 ? "is" : "are"));
+}
+
+// What a full disk does to it: writes wait for that replica as long as it is in sync.
+void JudgeDisks(const ClusterView& view, PartitionHealth* p) {
+  for (const auto& [id, node] : view.nodes) {
+    const api::ReplicaStatus* replica = view.ReplicaOn(id, p->partition);
+    if (replica == nullptr || !replica->disk_full) continue;
+    p->on_full_disk.push_back(id);
+    p->problems.push_back(fmt::format("the disk of node {} is full{}", id,
+                                      Contains(p->in_sync, id) ? ": writes are refused while it is in sync" : ""));
+  }
+}
+
 // Whether it can have a master again without those that do not answer.
 void JudgeSurvivors(const ClusterView& view, const PartitionRecord& record, PartitionHealth* p) {
   const ForcePlan plan = LookAtSurvivors(view, record);
@@ -119,6 +153,7 @@ PartitionHealth JudgePartition(const ClusterView& view, const PartitionRecord& r
   p.master = master.node;
   if (master.status != nullptr && static_cast<Epoch>(master.status->epoch) >= record.epoch) {
     // The master knows it at least as well as the copy of the topology that was read.
+    p.knows_more = true;
     p.epoch = static_cast<Epoch>(master.status->epoch);
     p.in_sync = {master.node};
     p.missing.clear();
@@ -150,6 +185,8 @@ PartitionHealth JudgePartition(const ClusterView& view, const PartitionRecord& r
     if (!Contains(p.missing, id)) p.problems.push_back(fmt::format("the replica on node {} is {}", id, replica->role));
   }
   JudgeMissing(view, master, &p);
+  JudgeChange(record, master, &p);
+  JudgeDisks(view, &p);
   if (const uint32_t of_cluster = view.map.cluster->record.replicas; record.replicas < of_cluster) {
     p.reduced = true;
     p.health = std::max(p.health, Health::kDegraded);
@@ -166,6 +203,13 @@ PartitionHealth JudgePartition(const ClusterView& view, const PartitionRecord& r
   return p;
 }
 
+bool Holds(const PartitionRecord& record, NodeId node) {
+  for (const auto* list : {&record.isr, &record.evicted, &record.learners}) {
+    if (std::any_of(list->begin(), list->end(), [node](const ReplicaRecord& r) { return r.node == node; })) return true;
+  }
+  return false;
+}
+
 NodeHealth JudgeNode(const ClusterView& view, NodeId id, const ClusterView::Node& node) {
   NodeHealth out;
   out.node = id;
@@ -173,6 +217,8 @@ NodeHealth JudgeNode(const ClusterView& view, NodeId id, const ClusterView::Node
   out.zone = record.zone;
   out.address = record.client_address;
   if (!node.status.ok()) out.problem = node.status.message();
+  out.draining = record.state == NodeState::kDraining;
+  for (const auto& [partition, known] : view.map.partitions) out.held += Holds(known.record, id);
   for (const api::ReplicaStatus& r : node.reply.replicas) {
     const bool leads = r.role == "master" || r.role == "new master";
     (leads ? out.masters : out.followers) += 1;
@@ -229,13 +275,26 @@ std::string TopologyStep(const TopologyHealth& t) {
       NamedNodes(t.without));
 }
 
-// For the first node whose disk is full. "" if there is none.
+// For the first node whose disk is full. "" if there is none. Another master does not help, because a commit waits for
+// all that are in sync: what helps is room, or that the node is not in sync any more.
 std::string FullDiskStep(const ClusterView& view, const ClusterHealth& h) {
   for (const NodeHealth& node : h.nodes) {
     if (node.disk_full == 0) continue;
-    const std::string room = fmt::format("add space to the disk of node {}, or delete records", view.NameOf(node.node));
-    if (node.masters == 0) return room;
-    return fmt::format("kvadmin drain {}, so that other nodes lead its partitions; then {}", node.node, room);
+    std::string step = fmt::format("add space to the disk of node {}, or delete records", view.NameOf(node.node));
+    std::vector<uint32_t> held;  // by this node
+    bool others_suffice = true;
+    for (const PartitionHealth& p : h.partitions) {
+      if (!Contains(p.on_full_disk, node.node) || !Contains(p.in_sync, node.node)) continue;
+      held.push_back(p.partition);
+      others_suffice = others_suffice && p.in_sync.size() > p.min_isr;
+    }
+    if (held.empty()) return step;  // nothing waits for it
+    if (!others_suffice) return step + ": until then writes are refused, because too few others are in sync";
+    return step + fmt::format(
+                      ". To have writes before that, stop node {}: the others go on without it. Or kvadmin replica "
+                      "remove {} {}{}, and add it again later",
+                      node.node, held.front(), node.node,
+                      held.size() == 1 ? "" : fmt::format(" (so for each of its {} partitions)", held.size()));
   }
   return "";
 }
@@ -297,10 +356,43 @@ std::string AddStep(const ClusterView& view, const ClusterHealth& h) {
   return "";
 }
 
+// For the first partition that was left in the middle of a change, if it was.
+std::string ChangeStep(const ClusterHealth& h) {
+  for (const PartitionHealth& p : h.partitions) {
+    if (!p.adding.empty()) {
+      return fmt::format(
+          "wait, if a kvadmin rebalance, node drain or replica command is at work, or a node that stays away is being "
+          "replaced. Otherwise run that command again (kvadmin rebalance resume PLAN), or kvadmin replica remove {} "
+          "{}, "
+          "which takes the new replica back",
+          p.partition, p.adding.front());
+    }
+    if (p.extra) {
+      return fmt::format(
+          "wait, if a command moves replicas. Otherwise run it again (kvadmin replica move, or rebalance resume PLAN), "
+          "or kvadmin replica remove {} NODE takes one away",
+          p.partition);
+    }
+  }
+  return "";
+}
+
+// Nothing is lost with it, and it may go.
+bool IsDrained(const NodeHealth& node) { return node.draining && node.held == 0; }
+
 std::string NextStep(const ClusterView& view, const ClusterHealth& h) {
   std::vector<std::string> down;
+  std::string drained;
   for (const NodeHealth& node : h.nodes) {
-    if (!node.problem.empty()) down.push_back("node " + view.NameOf(node.node));
+    if (node.problem.empty()) continue;
+    if (!IsDrained(node)) {
+      down.push_back("node " + view.NameOf(node.node));
+    } else if (drained.empty()) {
+      drained = fmt::format(
+          "node {} is drained and holds nothing: kvadmin node remove {}, or, if it is to stay, kvadmin node drain {} "
+          "--cancel, and start it",
+          node.node, node.node, node.node);
+    }
   }
   if (h.topology.went_back) return TopologyStep(h.topology);
   if (!h.topology.without.empty()) {
@@ -332,6 +424,8 @@ std::string NextStep(const ClusterView& view, const ClusterHealth& h) {
         view.NameOf(p.unheard), p.partition, p.master, p.unheard);
   }
   if (const std::string add = AddStep(view, h); !add.empty()) return add;
+  if (const std::string change = ChangeStep(h); !change.empty()) return change;
+  if (!drained.empty()) return drained;
   return "wait: the replicas catch up by themselves; kvadmin cluster status -v shows how far they are";
 }
 
@@ -354,7 +448,10 @@ ClusterHealth JudgeCluster(const ClusterView& view) {
     const NodeHealth& judged = h.nodes.emplace_back(JudgeNode(view, id, node));
     if (judged.problem.empty() && judged.trouble.empty()) continue;
     h.health = Health::kDegraded;
-    if (!judged.problem.empty()) causes.push_back(fmt::format("node {} does not answer", view.NameOf(id)));
+    if (!judged.problem.empty()) {
+      causes.push_back(
+          fmt::format("node {} does not answer{}", view.NameOf(id), IsDrained(judged) ? ", and is drained" : ""));
+    }
     if (judged.disk_full > 0) {
       causes.push_back(fmt::format("node {}: the disk is full; writes are refused in {}", view.NameOf(id),
                                    Counted(judged.disk_full, "partition")));
@@ -374,6 +471,13 @@ ClusterHealth JudgeCluster(const ClusterView& view) {
       h.partitions, "have too few replicas left to elect one", [](const auto& p) { return p.stuck; }, &causes);
   AddCount(
       h.partitions, "have too few replicas in sync", [](const auto& p) { return p.few; }, &causes);
+  // Halves of a split that are only made are judged otherwise, and are not degraded for that.
+  AddCount(
+      h.partitions, "have a replica that is being added",
+      [](const auto& p) { return p.health != Health::kOk && !p.adding.empty(); }, &causes);
+  AddCount(
+      h.partitions, "have more replicas than they should",
+      [](const auto& p) { return p.health != Health::kOk && p.extra; }, &causes);
   AddCount(
       h.partitions, "have fewer replicas than the cluster's", [](const auto& p) { return p.reduced; }, &causes);
   AddCount(

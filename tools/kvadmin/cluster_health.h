@@ -11,7 +11,8 @@
 
 namespace pando::admin {
 
-// kDegraded: every partition serves, but something is missing. kUnavailable: a partition does not serve.
+// kDegraded: every partition serves, but something is missing, or is not as it should stay. kUnavailable: a partition
+// does not serve.
 enum class Health { kOk, kDegraded, kUnavailable };
 std::string_view HealthName(Health health);
 
@@ -22,6 +23,8 @@ struct NodeHealth {
   std::string trouble;   // what is wrong although it answers, in short; empty: nothing
   size_t disk_full = 0;  // partitions for whose writes its disk has no room
   size_t masters = 0, followers = 0, installing = 0;
+  bool draining = false;
+  size_t held = 0;  // partitions that name it, as far as the map says
 };
 
 struct PartitionHealth {
@@ -34,8 +37,12 @@ struct PartitionHealth {
   int64_t behind_records = 0, behind_ms = 0;  // of the follower that is the furthest behind, as the master knows it
   std::vector<std::string> problems;
   bool quarantined = false, few = false, lagging = false;
-  bool reduced = false;  // it has fewer replicas than new partitions of the cluster get
-  NodeId unheard = 0;    // a node that answers, but whose replica the master has not heard for long; 0: none
+  bool knows_more = false;           // its master has told at least as much as the map
+  std::vector<NodeId> on_full_disk;  // those that say that their disk is full
+  std::vector<NodeId> adding;        // those that are being given a replica
+  bool extra = false;                // it has more replicas than it should have, and none is being added
+  bool reduced = false;              // it has fewer replicas than new partitions of the cluster get
+  NodeId unheard = 0;  // a node that answers, but whose replica the master has not heard for long; 0: none
   // Too few of its replicas are left to elect a master. Then this one could take it over by force; 0: none could.
   bool stuck = false, force_loses = false;
   NodeId force_on = 0;

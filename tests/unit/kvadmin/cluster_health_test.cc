@@ -10,6 +10,7 @@
 namespace pando::admin {
 namespace {
 
+using testing::Contains;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
@@ -224,13 +225,76 @@ TEST_F(ClusterHealthTest, ADiskThatIsFullIsNamed) {
   ClusterHealth h = JudgeCluster(view_);
   EXPECT_EQ(h.health, Health::kDegraded);
   EXPECT_THAT(h.cause, HasSubstr("node 3 (10.0.0.3:7420): the disk is full; writes are refused in 2 partitions"));
-  EXPECT_THAT(h.next, HasSubstr("kvadmin drain 3, so that other nodes lead its partitions"));
-  EXPECT_THAT(h.next, HasSubstr("add space to the disk of node 3 (10.0.0.3:7420)"));
+  EXPECT_THAT(h.next, HasSubstr("add space to the disk of node 3 (10.0.0.3:7420), or delete records. To have writes "
+                                "before that, stop node 3: the others go on without it"));
+  // Not of partition 0, where nothing waits for it. Another master would not help.
+  EXPECT_THAT(h.next, HasSubstr("kvadmin replica remove 2 3, and add it again later"));
+  EXPECT_THAT(h.next, Not(HasSubstr("drain")));
   EXPECT_THAT(h.nodes[2].trouble, HasSubstr("the disk is full"));
-  On(3, 2).role = "follower";  // it leads nothing
+  EXPECT_THAT(h.partitions[2].problems,
+              ElementsAre("the disk of node 3 is full: writes are refused while it is in sync"));
+  EXPECT_THAT(h.partitions[0].problems, Contains("the disk of node 3 is full"));
+  view_.map.partitions[2].record.min_isr = 3;
+  EXPECT_THAT(JudgeCluster(view_).next, HasSubstr("too few others are in sync"));
   On(3, 2).disk_full = false;
   h = JudgeCluster(view_);
   EXPECT_THAT(h.cause, HasSubstr("writes are refused in 1 partition"));
+  EXPECT_THAT(h.next, Not(HasSubstr("stop node")));
+}
+
+// A plan that was killed and forgotten leaves new replicas behind, which nobody waits for.
+TEST_F(ClusterHealthTest, AReplicaThatIsBeingAddedIsNotWell) {
+  view_.map.nodes[4].record.id = 4;
+  view_.map.nodes[4].record.client_address = "10.0.0.4:7420";
+  view_.nodes[4].reply.node = 4;
+  view_.map.partitions[1].record.learners.push_back({4, ReplicaOf(1, 4), {}});
+  api::FollowerStatus learner;
+  learner.node = 4;
+  learner.learner = true;
+  On(2, 1).followers.push_back(learner);
+  ClusterHealth h = JudgeCluster(view_);
+  EXPECT_EQ(h.health, Health::kDegraded);
+  EXPECT_EQ(h.cause, "1 of 4 partitions have a replica that is being added (1)");
+  EXPECT_THAT(h.next, HasSubstr("kvadmin replica remove 1 4, which takes the new replica back"));
+  EXPECT_THAT(h.partitions[1].problems, Contains("node 4 is being given a replica"));
+  // Its master does not answer.
+  TakeDown(2);
+  EXPECT_THAT(JudgeCluster(view_).partitions[1].problems, Contains("node 4 is being given a replica"));
+}
+
+// As a replica move leaves it that is interrupted before it takes the old one away.
+TEST_F(ClusterHealthTest, AReplicaTooManyIsNotWell) {
+  view_.map.partitions[1].record.isr.push_back({4, ReplicaOf(1, 4), {}});
+  api::FollowerStatus more;
+  more.node = 4;
+  more.in_sync = true;
+  On(2, 1).followers.push_back(more);
+  const ClusterHealth h = JudgeCluster(view_);
+  EXPECT_EQ(h.health, Health::kDegraded);
+  EXPECT_EQ(h.cause, "1 of 4 partitions have more replicas than they should (1)");
+  EXPECT_THAT(h.next, HasSubstr("kvadmin replica remove 1 NODE takes one away"));
+  EXPECT_THAT(h.partitions[1].problems, ElementsAre("it has 4 replicas, and should have 3"));
+}
+
+TEST_F(ClusterHealthTest, ADrainedNodeMayGo) {
+  NodeRecord& record = view_.map.nodes[4].record;
+  record.id = 4;
+  record.client_address = "10.0.0.4:7420";
+  record.state = NodeState::kDraining;
+  view_.nodes[4].reply.node = 4;
+  ClusterHealth h = JudgeCluster(view_);
+  EXPECT_EQ(h.health, Health::kOk);
+  EXPECT_TRUE(h.nodes[3].draining);
+  EXPECT_EQ(h.nodes[3].held, 0u);
+  TakeDown(4);
+  h = JudgeCluster(view_);
+  EXPECT_EQ(h.health, Health::kDegraded);
+  EXPECT_EQ(h.cause, "node 4 (10.0.0.4:7420) does not answer, and is drained");
+  EXPECT_THAT(h.next, HasSubstr("kvadmin node remove 4, or, if it is to stay, kvadmin node drain 4 --cancel"));
+  view_.map.partitions[0].record.evicted.push_back({4, ReplicaOf(0, 4), {}});
+  h = JudgeCluster(view_);
+  EXPECT_EQ(h.nodes[3].held, 1u);
+  EXPECT_THAT(h.next, HasSubstr("start node 4"));
 }
 
 // An operator has removed replicas, and may have forgotten it. `ok` is what scripts wait for before they stop a node.

@@ -29,12 +29,20 @@ std::string Cell(const std::string& text, std::string_view if_empty) {
   return text.empty() ? std::string(if_empty) : Printable(text, Encoding::kText);
 }
 
+std::string StateOf(const NodeHealth& n) {
+  std::vector<std::string> parts;
+  if (n.draining) {
+    parts.push_back(n.held == 0 ? "drained, holds nothing" : "draining, holds " + Counted(n.held, "replica"));
+  }
+  if (!n.problem.empty() || !n.trouble.empty()) parts.push_back(n.problem.empty() ? n.trouble : n.problem);
+  return fmt::format("{}", fmt::join(parts, "; "));
+}
+
 void PrintNodes(const ClusterHealth& h) {
   tools::Table table({"NODE", "ZONE", "ADDRESS", "MASTERS", "FOLLOWERS", "INSTALLING", "STATE"});
   for (const NodeHealth& n : h.nodes) {
     table.Row({std::to_string(n.node), Cell(n.zone, "-"), Cell(n.address, "-"), std::to_string(n.masters),
-               std::to_string(n.followers), std::to_string(n.installing),
-               Cell(n.problem.empty() ? n.trouble : n.problem, "ok")});
+               std::to_string(n.followers), std::to_string(n.installing), Cell(StateOf(n), "ok")});
   }
   tools::Print("{}", table.Render());
 }
@@ -58,7 +66,9 @@ void PrintPartitions(const ClusterHealth& h, bool all) {
                fmt::format("{} ms", p.behind_ms), Cell(problems, "ok")});
   }
   if (any) tools::Print("\n{}", table.Render());
-  if (!all && !any) tools::Print("\n{}, all well; -v lists them\n", Counted(h.partitions.size(), "partition"));
+  if (all || any) return;
+  tools::Print("\n{}, {}; -v lists them\n", Counted(h.partitions.size(), "partition"),
+               h.health == Health::kOk ? "all well" : "none with a trouble of its own");
 }
 
 void PrintStatusJson(const ClusterHealth& h) {
@@ -81,6 +91,7 @@ void PrintStatusJson(const ClusterHealth& h) {
               {"masters", n.masters},
               {"followers", n.followers},
               {"installing", n.installing},
+              {"draining", n.draining},
               {"disk_full_partitions", n.disk_full}};
     PrintJson(Json{{"node", node}});
   }
