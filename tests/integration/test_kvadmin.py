@@ -275,7 +275,14 @@ class KvadminTest(unittest.TestCase):
             process.send_signal(signal.SIGKILL)
         self.assertTrue(state.exists(), "the export was not killed between its first save and its end")
         self.assertFalse(target.exists())
-        self.kv("export", "--prefix", "e", "-o", target, "--resume", expect=USAGE)  # another range
+        done = self.kv("export", "--prefix", "e", "-o", target, "--resume", expect=USAGE)  # another range
+        self.assertIn("prefix=65722f there, and prefix=65 here", done.err)
+        partial = self.root / "er.jsonl.partial"
+        written = partial.read_bytes()
+        partial.write_bytes(written.replace(b"er/00001", b"er/00009", 1))  # a change that keeps the length
+        done = self.kv("export", "--prefix", "er/", "-o", target, "--resume", expect=CORRUPTION)
+        self.assertIn("are not those that the export has written", done.err)
+        partial.write_bytes(written)
         done = self.kv("export", "--prefix", "er/", "-o", target, "--resume")
         self.assertIn("resuming after", done.err)
         self.assertEqual(target.read_bytes(), whole)

@@ -152,11 +152,20 @@ class AtOneNode(unittest.TestCase):
         version = manifest.pop("snapshot_version")
         self.assertGreater(int(version), 1 << 56)
         node = run("--json", "hello", server=self.server()).json()["node_id"]
+        self.assertRegex(manifest.pop("file_hash"), "^[0-9a-f]{16}$")
         self.assertEqual(manifest, {"pando_export": 1, "file_bytes": target.stat().st_size, "format": "csv", "base64": False,
                                     "from": node, "prefix": "row/", "records": RECORDS, "verified": True,
                                     "bytes": sums["bytes"], "content_hash": sums["content_hash"]})
         with open(target, newline="", encoding="utf-8") as rows:
             self.assertEqual(len(list(csv.reader(rows))), RECORDS + 1)
+        # load compares the file with it: one byte has changed.
+        self.assertEqual(run("load", "-q", target, server=self.server()).code, OK)
+        whole = target.read_bytes()
+        target.write_bytes(whole[:-2] + bytes([whole[-2] ^ 1]) + whole[-1:])
+        done = run("load", "-q", target, server=self.server())
+        self.assertEqual(done.code, CORRUPTION, done.err)
+        self.assertIn("this is not the file that was exported", done.err)
+        target.write_bytes(whole)
         done = run("export", "-q", "-o", target, "--latest", server=self.server())
         self.assertEqual(done.code, OK, done.err)
         manifest = json.loads(pathlib.Path(f"{target}.manifest").read_text())

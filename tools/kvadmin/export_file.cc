@@ -4,11 +4,15 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <sstream>
+#include <vector>
 
+#include "tools/common/interrupts.h"
 #include "tools/common/output.h"
 #include "tools/kvadmin/bytes.h"
 #include "tools/kvadmin/durable.h"
@@ -18,6 +22,52 @@ namespace pando::admin {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr size_t kReadBytes = 1 << 20;
+
+std::string HashText(const Hasher64& hash) { return fmt::format("{:016x}", hash.Finish()); }
+
+// Adds the next `bytes` bytes of the file to the hash.
+Status HashNext(std::FILE* file, const std::string& path, uint64_t bytes, Hasher64* hash) {
+  std::string block(kReadBytes, '\0');
+  while (bytes > 0) {
+    RETURN_IF_ERROR(tools::Interrupts::Check());
+    const size_t wanted = std::min<uint64_t>(bytes, block.size());
+    if (std::fread(block.data(), 1, wanted, file) != wanted) return ErrnoError(errno, "read {}", path);
+    hash->Update({block.data(), wanted});
+    bytes -= wanted;
+  }
+  return Status();
+}
+
+// The words of an identity (see Identity in commands/export.cc). What has no name belongs to the word before.
+std::vector<std::string> WordsOf(const std::string& identity) {
+  std::vector<std::string> words;
+  std::istringstream in(identity);
+  for (std::string word; in >> word;) {
+    const bool begins =
+        word.find('=') != std::string::npos || word == "csv" || word == "jsonl" || word == "latest" || word == "base64";
+    if (begins || words.empty()) {
+      words.push_back(word);
+    } else {
+      words.back() += " " + word;
+    }
+  }
+  return words;
+}
+
+// "prefix= and jsonl there, and prefix=42 and csv here"
+std::string Difference(const std::string& there, const std::string& here) {
+  const std::vector<std::string> a = WordsOf(there), b = WordsOf(here);
+  const auto only = [](const std::vector<std::string>& in, const std::vector<std::string>& not_in) {
+    std::vector<std::string> left;
+    for (const std::string& word : in) {
+      if (std::find(not_in.begin(), not_in.end(), word) == not_in.end()) left.push_back(word);
+    }
+    return left.empty() ? "nothing" : fmt::format("{}", fmt::join(left, " and "));
+  };
+  return fmt::format("{} there, and {} here", only(a, b), only(b, a));
+}
 
 // Whether this is what Save writes. The file may be damaged, or another program's.
 bool IsState(const nlohmann::json& state) {
@@ -115,8 +165,9 @@ Status ExportFile::LoadState(Position* position) {
   const std::string identity = state["export"];
   if (identity != identity_) {
     return Error(Code::kInvalidArgument,
-                 "{}: this state belongs to another export ({}), not to {}; remove the file to start over", state_,
-                 identity, identity_);
+                 "{}: this state belongs to another export: {} (keys are in hexadecimal). Continue it as it was begun, "
+                 "or start over, without --resume",
+                 state_, Difference(identity, identity_));
   }
   ASSIGN_OR_RETURN(position->cursor, Base64Decode(state["cursor_b64"].get<std::string>()));
   ASSIGN_OR_RETURN(position->snapshot, Base64Decode(state["snapshot_b64"].get<std::string>()));
@@ -129,8 +180,22 @@ Status ExportFile::LoadState(Position* position) {
     return Error(Code::kInvalidArgument, "{}: the file is shorter than {} says; remove both files to start over",
                  partial_, state_);
   }
-  return Status();
+  // Earlier versions have saved none.
+  const bool has_hash = state.contains("file_hash") && state["file_hash"].is_string();
+  return ReadWritten(position->bytes, has_hash ? state["file_hash"].get<std::string>() : "");
 }
+
+// What was changed since the rows were compared with the store would otherwise count as compared.
+Status ExportFile::ReadWritten(uint64_t bytes, const std::string& wanted_hash) {
+  RETURN_IF_ERROR(HashNext(file_, partial_, bytes, &hash_));
+  if (wanted_hash.empty() || hash() == wanted_hash) return Status();
+  return Error(Code::kCorruption,
+               "{}: the first {} bytes are not those that the export has written: their hash is {}, and {} says {}. "
+               "Something has changed the file, or the disk is damaged; start over, without --resume",
+               partial_, bytes, hash(), state_, wanted_hash);
+}
+
+std::string ExportFile::hash() const { return HashText(hash_); }
 
 Status ExportFile::Write(const std::string& bytes) {
   if (path_.empty()) {
@@ -140,6 +205,7 @@ Status ExportFile::Write(const std::string& bytes) {
     return ErrnoError(errno, "write {}", partial_);
   }
   bytes_ += bytes.size();
+  hash_.Update(bytes);
   return Status();
 }
 
@@ -164,6 +230,7 @@ Status ExportFile::WriteState(const Position& position) {
   state["cursor_b64"] = Base64Encode(position.cursor);
   state["snapshot_b64"] = Base64Encode(position.snapshot);
   state["bytes"] = bytes_;
+  state["file_hash"] = hash();
   state["rows"] = position.rows;
   state["sums"] = position.sums;
   std::string next = state_ + ".next";
@@ -194,6 +261,35 @@ Status ExportFile::Finish(const std::string& manifest) {
   if (std::fclose(file) != 0) return ErrnoError(errno, "close {}", path_);
   RETURN_IF_ERROR(SyncParent(path_));
   return WriteDurably(manifest_path, manifest, /*replace=*/true);
+}
+
+Status CheckAgainstManifest(const std::string& path) {
+  const std::string manifest_path = path + ".manifest";
+  std::ifstream in(manifest_path);
+  if (path == "-" || !in) return Status();
+  const auto manifest = nlohmann::json::parse(in, nullptr, false);
+  const auto is_there = [&](const char* name) { return manifest.is_object() && manifest.contains(name); };
+  if (!is_there("pando_export") || !is_there("file_hash") || !is_there("file_bytes")) return Status();
+  if (!manifest["file_hash"].is_string() || !manifest["file_bytes"].is_number_unsigned()) return Status();
+  std::error_code error;
+  const uint64_t bytes = fs::file_size(path, error);
+  if (error) return Status();  // a pipe, which cannot be read twice
+  Hasher64 hash;
+  std::string found = fmt::format("it has {} bytes", bytes), said = fmt::format("{}", manifest["file_bytes"].dump());
+  if (bytes == manifest["file_bytes"].get<uint64_t>()) {
+    std::FILE* file = std::fopen(path.c_str(), "rbe");
+    if (file == nullptr) return ErrnoError(errno, "open {}", path);
+    Status read = HashNext(file, path, bytes, &hash);
+    std::fclose(file);
+    RETURN_IF_ERROR(read);
+    said = manifest["file_hash"].get<std::string>();
+    if (HashText(hash) == said) return Status();
+    found = fmt::format("its hash is {}", HashText(hash));
+  }
+  return Error(Code::kCorruption,
+               "{}: this is not the file that was exported: {}, and {} says {}. Export it again; if it was changed on "
+               "purpose, remove {}, and load it then",
+               path, found, manifest_path, said, manifest_path);
 }
 
 }  // namespace pando::admin

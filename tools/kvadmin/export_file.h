@@ -1,5 +1,6 @@
 // ExportFile: the output file of an export. Rows go to FILE.partial. Save records the progress
-// (scan cursor, bytes, rows, sums) in FILE.partial.state, so that an interrupted export can be resumed.
+// (scan cursor, bytes and their hash, rows, sums) in FILE.partial.state, so that an interrupted export can be resumed.
+// Then the bytes are read again, and must still have that hash: a change of the file meanwhile is found.
 // Finish syncs FILE.partial, renames it to FILE, and writes FILE.manifest. Standard output uses neither file and cannot
 // be resumed. Without Finish, the destructor removes both files unless the export can be resumed.
 //
@@ -13,6 +14,7 @@
 #include <cstdio>
 #include <string>
 
+#include "src/base/hash.h"
 #include "src/base/result.h"
 
 namespace pando::admin {
@@ -43,11 +45,14 @@ class ExportFile {
   // what the file holds: it exists only beside the file that it describes.
   Status Finish(const std::string& manifest);
   uint64_t bytes() const { return bytes_; }
+  // Of these bytes: Hash64, as 16 hexadecimal digits.
+  std::string hash() const;
   // Whether a later export can resume this one: a state was saved, and Finish was not called.
   bool resumable() const { return resumable_; }
 
  private:
   Status LoadState(Position* position);
+  Status ReadWritten(uint64_t bytes, const std::string& wanted_hash);
   Status WriteState(const Position& position);
   Status CheckOwner() const;
   Status Flush();
@@ -55,8 +60,12 @@ class ExportFile {
   std::string path_, partial_, state_, identity_;
   std::FILE* file_ = nullptr;
   uint64_t bytes_ = 0;
+  Hasher64 hash_;      // of these bytes
   bool ours_ = false;  // FILE.partial and its state belong to this export
   bool resumable_ = false;
 };
+
+// If there is a PATH.manifest of an export, compares the file with it. kCorruption: it is not what was exported.
+Status CheckAgainstManifest(const std::string& path);
 
 }  // namespace pando::admin

@@ -1,5 +1,6 @@
 // The files that kvadmin writes: a file or directory with its final name is complete, and kvadmin
 // never replaces a file that it did not create.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -9,6 +10,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "src/base/hash.h"
 #include "src/partition/store_reading.h"
 #include "tools/kvadmin/durable.h"
 #include "tools/kvadmin/export_file.h"
@@ -266,6 +268,16 @@ TEST_F(FilesTest, AnExportGoesOnWhereItsStateSays) {
     ExportFile wrong;
     EXPECT_EQ(wrong.Open(In("x"), "some", /*resume=*/true, &position).code(), Code::kInvalidArgument);
   }
+  ASSERT_EQ(Get("x.partial"), "1\n2\n");
+  Put("x.partial", "7\n2\n");  // of the same length
+  {
+    ExportFile changed;
+    const Status status = changed.Open(In("x"), "all", /*resume=*/true, &position);
+    EXPECT_EQ(status.code(), Code::kCorruption);
+    EXPECT_THAT(status.message(), HasSubstr("x.partial: the first 2 bytes are not those that the export has written"));
+    EXPECT_THAT(status.message(), HasSubstr("start over, without --resume"));
+  }
+  Put("x.partial", "1\n7\n");  // what came after the saved position is written again
   ExportFile second;
   ASSERT_TRUE(second.Open(In("x"), "all", /*resume=*/true, &position).ok());
   EXPECT_EQ(position.cursor, "cursor");
@@ -273,9 +285,47 @@ TEST_F(FilesTest, AnExportGoesOnWhereItsStateSays) {
   EXPECT_EQ(position.rows, 1u);
   EXPECT_EQ(position.sums, "sums");
   ASSERT_TRUE(second.Write("2, again\n").ok());
+  EXPECT_EQ(second.hash(), fmt::format("{:016x}", Hash64("1\n2, again\n")));
   ASSERT_TRUE(second.Finish("{}").ok());
   EXPECT_EQ(Get("x"), "1\n2, again\n");
   EXPECT_EQ(Names(), (std::vector<std::string>{"x", "x.manifest"}));
+}
+
+TEST_F(FilesTest, AnExportSaysWhatDiffersFromTheOneToContinue) {
+  ExportFile::Position position;
+  {
+    ExportFile first;
+    ASSERT_TRUE(first.Open(In("x"), "node=router of cluster 1 csv start= prefix= latest", false, &position).ok());
+    ASSERT_TRUE(first.Write("1\n").ok());
+    ASSERT_TRUE(first.Save({"cursor", "", 0, 1, ""}).ok());
+  }
+  ExportFile second;
+  const Status status = second.Open(In("x"), "node=router of cluster 2 csv start= prefix=42 latest", true, &position);
+  EXPECT_THAT(status.message(), HasSubstr("another export: node=router of cluster 1 and prefix= there, and node=router "
+                                          "of cluster 2 and prefix=42 here (keys are in hexadecimal)"));
+}
+
+TEST_F(FilesTest, AnExportedFileIsComparedWithItsManifest) {
+  Put("x", "1\n2\n");
+  EXPECT_TRUE(CheckAgainstManifest(In("x")).ok());
+  EXPECT_TRUE(CheckAgainstManifest("-").ok());
+  const auto manifest = [](std::string_view bytes) {
+    return fmt::format(R"({{"pando_export": 1, "file_bytes": {}, "file_hash": "{:016x}"}})", bytes.size(),
+                       Hash64(bytes));
+  };
+  Put("x.manifest", manifest("1\n2\n"));
+  EXPECT_TRUE(CheckAgainstManifest(In("x")).ok());
+  for (const char* other : {"1\n3\n", "1\n2\n3\n", ""}) {
+    Put("x", other);
+    const Status status = CheckAgainstManifest(In("x"));
+    EXPECT_EQ(status.code(), Code::kCorruption) << other;
+    EXPECT_THAT(status.message(), HasSubstr("x: this is not the file that was exported: ")) << other;
+    EXPECT_THAT(status.message(), HasSubstr("x.manifest, and load it then")) << other;
+  }
+  for (const char* older : {"{", "[]", R"({"pando_export": 1, "file_bytes": 4})", R"({"file_bytes": "x"})"}) {
+    Put("x.manifest", older);
+    EXPECT_TRUE(CheckAgainstManifest(In("x")).ok()) << older;
+  }
 }
 
 TEST_F(FilesTest, AnExportRefusesAStateThatIsNone) {

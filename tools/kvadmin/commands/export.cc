@@ -3,6 +3,7 @@
 // Threads: one.
 #include <csv.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <chrono>
 
@@ -171,7 +172,7 @@ Status CutShort(const ExportOptions& options, Status why, const Scanned& scanned
   if (scanned.rows > 0 && !scanned.cursor.empty() && !scanned.differs) {
     // If this fails (because the disk is full), an earlier position may still be there.
     Status saved = file->Save(scanned.Position(*lease));
-    if (!saved.ok() && !file->resumable()) return why;
+    if (!saved.ok() && !file->resumable()) return Error(why.code(), "{}; nothing was kept", why.message());
     if (saved.ok()) rows = scanned.rows;
   }
   if (!file->resumable()) return Error(why.code(), "{}; nothing was exported", why.message());
@@ -201,6 +202,7 @@ std::string Manifest(const ExportOptions& options, Format format, const Range& r
   Json j;
   j["pando_export"] = 1;
   j["file_bytes"] = file.bytes();
+  j["file_hash"] = file.hash();
   j["format"] = format == Format::kCsv ? "csv" : "jsonl";
   j["base64"] = options.range.encoding == Encoding::kBase64;
   j["from"] = node;
@@ -235,6 +237,14 @@ void Report(const Globals& globals, const ExportOptions& options, const ExportFi
   }
 }
 
+void NoteStart(const ExportOptions& options, const ExportFile::Position& position) {
+  if (position.rows > 0) return tools::PrintNote("resuming after {} records\n", position.rows);
+  if (options.resume)
+    tools::PrintNote("no interrupted export to {} is there: starting from the beginning\n", options.output);
+  if (options.quiet || options.output == "-" || ::access(options.output.c_str(), F_OK) != 0) return;
+  tools::PrintNote("{} exists, and is replaced when the export is complete\n", options.output);
+}
+
 Result<ExitCode> Export(const Globals& globals, const ExportOptions& options) {
   ASSIGN_OR_RETURN(Range range, BuildRange(options.range));
   if (options.resume && options.output == "-") {
@@ -248,7 +258,7 @@ Result<ExitCode> Export(const Globals& globals, const ExportOptions& options) {
   ExportFile::Position position;
   RETURN_IF_ERROR(file.Open(options.output, Identity(options, range, format, node), options.resume, &position));
   if (position.bytes == 0) RETURN_IF_ERROR(file.Write(writer.Header()));
-  if (position.rows > 0 && !globals.json) tools::PrintNote("resuming after {} records\n", position.rows);
+  if (!globals.json) NoteStart(options, position);
 
   const bool to_file = options.output != "-";
   SnapshotLease lease(&client, to_file ? SnapshotLease::kResumableTtl : SnapshotLease::kWorkingTtl);
@@ -306,7 +316,8 @@ void AddExportCommand(tools::Command app, Globals* globals) {
       "  kvadmin export --prefix user/ -o users.csv\n"
       "  kvadmin export -o all.jsonl --resume\n"
       "  kvadmin export --prefix log/ | gzip > logs.jsonl.gz\n"
-      "Exit codes: 0 exported, and the file is complete; 3 cut short; 4 the records are not what the store counts.");
+      "Exit codes: 0 exported, and the file is complete; 3 cut short; 4 the records are not what the store counts,\n"
+      "or FILE.partial has changed since.");
   OnChosen(command, globals, [=] { return OfManyPartitions(Export(*globals, *o)); });
 }
 

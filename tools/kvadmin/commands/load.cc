@@ -17,6 +17,7 @@
 #include "tools/common/interrupts.h"
 #include "tools/common/table.h"
 #include "tools/kvadmin/commands/commands.h"
+#include "tools/kvadmin/export_file.h"
 #include "tools/kvadmin/input_file.h"
 #include "tools/kvadmin/load_writers.h"
 #include "tools/kvadmin/progress.h"
@@ -237,6 +238,7 @@ void Summarise(const Globals& globals, const LoadWriters& writer, const Rejects&
 Result<ExitCode> Load(const Globals& globals, const LoadOptions& options) {
   // First, because the client installs the signal handlers that make reading interruptible.
   Client client(globals.target);
+  RETURN_IF_ERROR(CheckAgainstManifest(options.file));
   ASSIGN_OR_RETURN(std::unique_ptr<InputFile> input, InputFile::Open(options.file));
   auto reader = MakeRecordReader(options.format.value_or(FormatOfFile(options.file)), input->stream());
   Progress progress("loading", "records", input->size_bytes(), options.quiet || globals.json);
@@ -305,12 +307,14 @@ void AddLoadCommand(tools::Command app, Globals* globals) {
       "A JSON line is {\"key\": \"...\", \"value\": \"...\"}. Bytes that are not UTF-8 are given as \"key_b64\"\n"
       "and \"value_b64\". \"ttl_ms\" or \"expires_at_ms\" is optional. CSV has a header line with the same names.\n"
       "If a key occurs twice, the later record wins. Only wrong records are rejected, and each is reported with its\n"
-      "line. An interrupted load waits for the requests that it has sent, and prints the line to continue from.\n\n"
+      "line. If there is a FILE.manifest, of kvadmin export, the file must still be what it says.\n"
+      "An interrupted load waits for the requests that it has sent, and prints the line to continue from.\n\n"
       "Examples:\n"
       "  kvadmin load packages.jsonl\n"
       "  kvadmin load users.csv --on-error skip --rejects bad-lines.jsonl\n"
       "  zcat dump.jsonl.gz | kvadmin load -\n"
-      "Exit codes: 0 all stored; 2 the input is a directory or has no header; 3 cut short; 6 records were rejected.");
+      "Exit codes: 0 all stored; 2 the input is a directory or has no header; 3 cut short; 4 the\n"
+      "file is not what its manifest says; 6 records were rejected.");
   OnChosen(command, globals, [=] { return Load(*globals, *o); });
 }
 
