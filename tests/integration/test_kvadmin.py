@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -318,6 +319,18 @@ class KvadminTest(unittest.TestCase):
         done = self.kv("watch", "--prefix", "watch/", "--position", position, "--limit", "1")
         self.assertRegex(done.out, r"written  watch/c\n$")
         self.kv("watch", "--after-version", "-1", "--once", expect=USAGE)
+        # It usually ends by Ctrl-C, and says where to go on.
+        command = [KVADMIN, "--server", self.server, "watch", "--prefix", "watch/", "--after-version", before]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            for key in "b", "a", "c":
+                self.assertIn(f"watch/{key}", process.stdout.readline())
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, -signal.SIGINT)
+        self.assertRegex(err, r"3 changes; continue with --position \S+\n.*interrupted by SIGINT")
+        self.kv("put", "watch/d", "1")
+        position = re.search(r"--position (\S+)", err).group(1)
+        self.assertRegex(self.kv("watch", "--prefix", "watch/", "--position", position, "--once").out, r"^\S+ .*watch/d\n$")
 
     # -- the node
 

@@ -79,7 +79,11 @@ Result<ExitCode> HandOverAll(const Globals& globals, const ClusterView& view, co
     PrintJson(Json{{"moved", done}});
   }
   for (const auto& [move, node] : led) {
-    RETURN_IF_ERROR(WaitUntilLeads(globals, view, move.partition, node, FirstEpochAfter(move)));
+    const Status leads = WaitUntilLeads(globals, view, move.partition, node, FirstEpochAfter(move));
+    if (leads.ok()) continue;
+    progress.Clear();
+    return Error(leads.code(), "{}; {} handed over, and {} led by its new master as far as is known", leads.message(),
+                 Counted(moved, "partition"), moved == 1 ? "it is not yet" : "not each is yet");
   }
   progress.Clear();
   PrintSummary(globals, moved, longest_ms);

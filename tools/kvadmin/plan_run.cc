@@ -50,6 +50,8 @@ class PlanRunner {
   Status LockPlan();
   Result<ExitCode> ShowWhatIsLeft();
 
+  Result<ExitCode> TakeTurns();
+  Status Interrupted(const Status& why) const;
   Status Turn();
   Status Advance(uint32_t partition);
   ReplicaRequest RequestFor(const ReplicaMove& move) const;
@@ -394,6 +396,22 @@ Result<ExitCode> PlanRunner::Run() {
     if (Clock::now() - last_progress_ >= std::chrono::seconds(o_.timeout_s)) return TimeIsUp();
     if (!tools::Interrupts::Sleep(kPauseMs)) return tools::Interrupts::Check();
   }
+  Result<ExitCode> over = TakeTurns();
+  if (over.ok() || tools::Interrupts::Received() == 0) return over;
+  return Interrupted(over.status());
+}
+
+Status PlanRunner::Interrupted(const Status& why) const {
+  const size_t begun = Count(State::kBegun);
+  const std::string copies =
+      begun == 0 ? ""
+                 : fmt::format(", and {} {} begun: the copying goes on by itself", begun, begun == 1 ? "has" : "have");
+  const std::string_view verb = verb_ == PlanVerb::kAbort ? "abort" : "resume";
+  return Error(Code::kAborted, "{}; {} of {} are done{}. kvadmin rebalance {} {} goes on", why.message(), MovesDone(),
+               Counted(plan_.moves.size(), "move"), copies, verb, o_.path);
+}
+
+Result<ExitCode> PlanRunner::TakeTurns() {
 }
 
 }  // namespace

@@ -41,6 +41,8 @@ class ReplicaChanger {
   ExitCode ShowPlan() const;
   void Show(Progress* progress) const;
   void SayWhatIsWaitedFor(Progress* progress);
+  Result<ExitCode> Take();
+  std::string WhatIsLeft() const;
   Status TimeIsUp() const;
   Status WaitForDrop();
   ExitCode Report(bool changed);
@@ -93,17 +95,23 @@ void ReplicaChanger::SayWhatIsWaitedFor(Progress* progress) {
   said_ = std::move(why);
 }
 
-Status ReplicaChanger::TimeIsUp() const {
+// REQUIRES: something was asked of a master, or is waited for.
+std::string ReplicaChanger::WhatIsLeft() const {
   std::string why = change_.WhyNotDone();
-  if (!why.empty()) why = ": " + why;
-  if (const api::ReplicaStatus* replica = view_.ReplicaOn(o_.add, o_.partition);
-      change_.Next() == Step::kWait && replica != nullptr) {
-    why += fmt::format(", with {} of about {} bytes", replica->installed_bytes, replica->install_bytes);
+  const api::ReplicaStatus* replica = view_.ReplicaOn(o_.add, o_.partition);
+  if (change_.Next() == Step::kWait && replica != nullptr) {
+    why += replica->install_bytes == 0
+               ? ", and has not begun to copy"
+               : fmt::format(", with {} of about {} bytes", replica->installed_bytes, replica->install_bytes);
   }
-  return Error(Code::kDeadline,
-               "partition {} is not done after {} s{}. What has begun goes on; run the same command again to wait for "
-               "it and to take the steps that are left",
-               o_.partition, o_.timeout_s, why);
+  return fmt::format(
+      "partition {} is not done{}{}. What has begun goes on by itself; left to do: {}. Run the same command again to "
+      "wait for it and to take the steps that are left",
+      o_.partition, why.empty() ? "" : ": ", why, fmt::join(change_.Plan(), ", "));
+}
+
+Status ReplicaChanger::TimeIsUp() const {
+  return Error(Code::kDeadline, "{} s have passed, and {}", o_.timeout_s, WhatIsLeft());
 }
 
 Status ReplicaChanger::WaitForDrop() {
@@ -167,6 +175,13 @@ Result<ExitCode> ReplicaChanger::Run() {
   RETURN_IF_ERROR(change_.CheckBegin());
   WarnOfZones();
   if (o_.dry_run) return ShowPlan();
+  Result<ExitCode> taken = Take();
+  if (taken.ok() || tools::Interrupts::Received() == 0) return taken;
+  if (change_.Next() == Step::kDone) return Error(Code::kAborted, "{}; all steps are taken", taken.status().message());
+  return Error(Code::kAborted, "{}; {}", taken.status().message(), WhatIsLeft());
+}
+
+Result<ExitCode> ReplicaChanger::Take() {
   const Clock::time_point until = Clock::now() + std::chrono::seconds(o_.timeout_s);
   Progress progress(fmt::format("node {} gets its replica", o_.add), "replicas", 0, globals_.json || o_.add == 0);
   bool changed = false;

@@ -1,6 +1,8 @@
 // kvadmin watch: prints changes as they happen.
 #include <fmt/format.h>
 
+#include "src/base/counted.h"
+#include "tools/common/interrupts.h"
 #include "tools/kvadmin/commands/commands.h"
 
 namespace pando::admin {
@@ -30,6 +32,15 @@ void PrintChange(const Globals& globals, const WatchOptions& options, const api:
   }
 }
 
+// Where another watch of the same prefix goes on without a gap.
+void PrintPosition(const Globals& globals, uint64_t printed, const std::string& position) {
+  if (globals.json) {
+    tools::PrintNote("{}\n", JsonText(Json{{"changes", printed}, {"position", Base64Encode(position)}}));
+  } else {
+    tools::PrintNote("{}; continue with --position {}\n", Counted(printed, "change"), Base64Encode(position));
+  }
+}
+
 Result<ExitCode> Watch(const Globals& globals, const WatchOptions& options) {
   api::WatchRequest request;
   ASSIGN_OR_RETURN(request.prefix, DecodeInput(options.prefix, options.encoding, "--prefix"));
@@ -42,7 +53,15 @@ Result<ExitCode> Watch(const Globals& globals, const WatchOptions& options) {
         static_cast<int32_t>(options.limit == 0 ? 0 : std::min<uint64_t>(options.limit - printed, 10'000));
     // The first call does not wait, so that there is a position to continue from if a later call
     // fails.
-    ASSIGN_OR_RETURN(api::WatchReply reply, client.Call(Client::Repeat::kSafe, &api::KvIf::watch, request));
+    Result<api::WatchReply> answer = client.Call(Client::Repeat::kSafe, &api::KvIf::watch, request);
+    if (!answer.ok()) {
+      // A server that does not keep the changes after the position any more says so, and there is no going on.
+      const bool goes_on =
+          tools::Interrupts::Received() != 0 || answer.code() == Code::kUnavailable || answer.code() == Code::kDeadline;
+      if (goes_on && !request.position.empty()) PrintPosition(globals, printed, request.position);
+      return answer.TakeStatus();
+    }
+    const api::WatchReply& reply = *answer;
     for (const api::Change& change : reply.changes) PrintChange(globals, options, change);
     RETURN_IF_ERROR(tools::FlushOutput());  // each change must reach the reader when it happens
     printed += reply.changes.size();
@@ -51,12 +70,7 @@ Result<ExitCode> Watch(const Globals& globals, const WatchOptions& options) {
     if (options.once && !reply.more) break;
     request.wait_ms = static_cast<int32_t>(std::min(kMaxWaitMs, globals.target.timeout_ms / 2));
   } while (options.limit == 0 || printed < options.limit);
-  const std::string position = Base64Encode(request.position);
-  if (globals.json) {
-    tools::PrintNote("{}\n", JsonText(Json{{"changes", printed}, {"position", position}}));
-  } else {
-    tools::PrintNote("{} changes; continue with --position {}\n", printed, position);
-  }
+  PrintPosition(globals, printed, request.position);
   return kExitOk;
 }
 
