@@ -253,15 +253,17 @@ class GrowTest(unittest.TestCase):
         self.assertEqual(done, {"drained": 2})
         self.check_all_have_their_replicas()
         self.assertEqual(self.held_by(2), [])
+        # Again, although the plan is still there.
+        self.assertEqual(self.kv("node", "drain", "2", "-o", self.directory / "drain-2.plan").lines(), [{"drained": 2}])
 
     def remove_the_node(self):
         self.assertIn("still runs", self.kv("node", "remove", "2", expect=FAILED).err)
         self.cluster.nodes[2].stop()
-        self.assertTrue(self.kv("node", "remove", "2", "--dry-run").json()["would_remove"])
-        self.assertTrue(self.kv("node", "remove", "2").json()["changed"])
         status = self.kv("cluster", "status", expect=NO).lines()[0]
         self.assertIn("does not answer, and is drained", status["cause"])
         self.assertIn("kvadmin node remove 2", status["next"])
+        self.assertTrue(self.kv("node", "remove", "2", "--dry-run").json()["would_remove"])
+        self.assertTrue(self.kv("node", "remove", "2").json()["changed"])
         self.assertFalse(self.kv("node", "remove", "2").json()["changed"])
         self.cluster.wait_well()
         for refused in (self.kv("node", "add", "--id", "2", "--zone", "x", expect=USAGE),

@@ -27,7 +27,10 @@ Status SyncParent(const std::string& path) {
 Status WriteDurably(const std::string& path, const std::string& bytes, bool replace) {
   const std::string temporary = fmt::format("{}.tmp-{}", path, ::getpid());
   const int descriptor = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (descriptor < 0) return ErrnoError(errno, "create {}", temporary);
+  if (descriptor < 0) {
+    const std::string parent = std::filesystem::path(path).parent_path().string();
+    return ErrnoError(errno, "create a file in {}, for {}", parent.empty() ? "." : parent, path);
+  }
   Status status;
   for (size_t done = 0; status.ok() && done < bytes.size();) {
     const ssize_t written = ::write(descriptor, bytes.data() + done, bytes.size() - done);

@@ -99,6 +99,14 @@ Status Damaged(const std::string& path, const std::string& what) {
       path, what);
 }
 
+Status DamagedState(const std::string& state, const std::string& what) {
+  return Error(
+      Code::kCorruption,
+      "{} {}. It says only whether the plan is to run, to pause or to be aborted; how far it has come is read from "
+      "the topology. Remove the file, and say again what is wanted",
+      state, what);
+}
+
 Result<std::string> ReadAll(const std::string& path) {
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (descriptor < 0) {
@@ -165,12 +173,12 @@ Result<Wanted> ReadWanted(const std::string& path, const PlanFile& plan) {
   if (bytes.code() == Code::kNotFound) return Wanted::kRun;
   RETURN_IF_ERROR(bytes.status());
   const Json object = Json::parse(*bytes, nullptr, false);
-  if (!object.is_object()) return Damaged(state, "is not the state of a plan");
+  if (!object.is_object()) return DamagedState(state, "is not the state of a plan");
   if (object.value("plan", Json()) != Json(plan.checksum)) return Wanted::kRun;  // PF1
   for (const auto& [wanted, name] : kWanted) {
     if (object.value("wanted", Json()) == Json(name)) return wanted;
   }
-  return Damaged(state, "says neither run, pause nor abort");
+  return DamagedState(state, "says neither run, pause nor abort");
 }
 
 Status WriteWanted(const std::string& path, const PlanFile& plan, Wanted wanted) {

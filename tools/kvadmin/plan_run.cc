@@ -20,6 +20,7 @@ using State = PlanProgress::State;
 using Step = ReplicaChange::Step;
 
 constexpr int64_t kPauseMs = 200;
+constexpr int64_t kLeastStepMs = 500;
 constexpr size_t kMaxRefusals = 30;  // of the step of a partition, one after the other
 constexpr std::chrono::seconds kTryAgainAfter{3};
 // What somebody who was killed has asked a master for appears in the topology within this time, or not at all. (If the
@@ -35,23 +36,27 @@ class PlanRunner {
  public:
   PlanRunner(const Globals& globals, const RunOptions& options, PlanVerb verb, PlanFile plan)
       : globals_(globals),
+        for_steps_(globals),
         o_(options),
         verb_(verb),
         plan_(std::move(plan)),
         progress_(verb == PlanVerb::kAbort ? "taking back" : "moving", "replicas", 0, globals.json) {
     for (const ReplicaMove& move : plan_.moves) moves_[move.partition].push_back(move);
+    // The steps of a turn come one after the other, and a master may have no answer for any. A step is asked again.
+    const int64_t share_ms = o_.timeout_s * 1000 / (4 * std::max<int64_t>(1, static_cast<int64_t>(o_.parallel)));
+    for_steps_.target.timeout_ms = std::min(globals.target.timeout_ms, std::max(kLeastStepMs, share_ms));
   }
 
   Result<ExitCode> Run();
 
  private:
+  Result<ExitCode> TakeTurns();
+  Status Interrupted(const Status& why) const;
   Status Look();
   Status Begin();
   Status LockPlan();
   Result<ExitCode> ShowWhatIsLeft();
 
-  Result<ExitCode> TakeTurns();
-  Status Interrupted(const Status& why) const;
   Status Turn();
   Status Advance(uint32_t partition);
   ReplicaRequest RequestFor(const ReplicaMove& move) const;
@@ -75,6 +80,7 @@ class PlanRunner {
   Result<ExitCode> EndOfRun();
 
   const Globals& globals_;
+  Globals for_steps_;
   const RunOptions& o_;
   const PlanVerb verb_;
   const PlanFile plan_;
@@ -196,7 +202,7 @@ void PlanRunner::Refused(uint32_t partition, const Status& why) {
 }
 
 Status PlanRunner::Advance(uint32_t partition) {
-  ReplicaChange change(globals_, RequestFor(MoveOf(partition)));
+  ReplicaChange change(for_steps_, RequestFor(MoveOf(partition)));
   ASSIGN_OR_RETURN(const bool led, change.Observe(view_));
   if (!led) {
     Say(partition, "it has no master");
@@ -294,7 +300,8 @@ void PlanRunner::ShowProgress() {
   }
   progress_.SetTotal(total);
   progress_.Update(MovesDone(), bytes, bytes);
-  if (std::exchange(last_signs_, signs) != signs) last_progress_ = Clock::now();
+  const bool first = last_signs_.empty();
+  if (std::exchange(last_signs_, signs) != signs && !first) last_progress_ = Clock::now();
 }
 
 // -- the end
@@ -389,13 +396,6 @@ Result<ExitCode> PlanRunner::Run() {
   RETURN_IF_ERROR(Look());
   RETURN_IF_ERROR(Begin());
   if (o_.dry_run) return ShowWhatIsLeft();
-  last_progress_ = Clock::now();
-  while (true) {
-    RETURN_IF_ERROR(Turn());
-    if (IsOver()) return End();
-    if (Clock::now() - last_progress_ >= std::chrono::seconds(o_.timeout_s)) return TimeIsUp();
-    if (!tools::Interrupts::Sleep(kPauseMs)) return tools::Interrupts::Check();
-  }
   Result<ExitCode> over = TakeTurns();
   if (over.ok() || tools::Interrupts::Received() == 0) return over;
   return Interrupted(over.status());
@@ -412,6 +412,13 @@ Status PlanRunner::Interrupted(const Status& why) const {
 }
 
 Result<ExitCode> PlanRunner::TakeTurns() {
+  last_progress_ = Clock::now();
+  while (true) {
+    RETURN_IF_ERROR(Turn());
+    if (IsOver()) return End();
+    if (Clock::now() - last_progress_ >= std::chrono::seconds(o_.timeout_s)) return TimeIsUp();
+    if (!tools::Interrupts::Sleep(kPauseMs)) return tools::Interrupts::Check();
+  }
 }
 
 }  // namespace

@@ -140,6 +140,20 @@ Status ReplicaChange::Ask(const std::function<Status(Client&)>& call) {
   return Status();
 }
 
+// The new replica takes the place of one only. It may have taken that of another one meanwhile, if somebody else moves
+// a replica of the partition to the same node.
+Status ReplicaChange::CheckSpare() const {
+  const auto counts = [](const Situation::Member& m) { return !m.learner; };
+  const auto members = static_cast<size_t>(std::count_if(now_.members.begin(), now_.members.end(), counts));
+  if (o_.add == 0 || members > now_.replicas) return Status();
+  return Error(
+      Code::kUnavailable,
+      "partition {} has {}, and should have {}: the one on node {} has taken the place of another one, which "
+      "somebody else has removed meanwhile, so that of node {} stays. kvadmin replica remove {} {} takes it away "
+      "all the same",
+      o_.partition, Counted(members, "replica"), now_.replicas, o_.add, o_.leave, o_.partition, o_.leave);
+}
+
 Status ReplicaChange::Carry(Step step) {
   const auto partition = static_cast<int32_t>(o_.partition);
   if (step == Step::kAdd) {
@@ -152,6 +166,7 @@ Status ReplicaChange::Carry(Step step) {
     });
   }
   if (step == Step::kRemove) {
+    RETURN_IF_ERROR(CheckSpare());
     api::RemoveReplicaRequest request;
     request.partition = partition;
     request.replica = left_ = now_.On(o_.leave)->replica;

@@ -72,6 +72,7 @@ class ReplicaChange {
   const ReplicaRequest& request() const { return o_; }
 
  private:
+  Status CheckSpare() const;
   Status Ask(const std::function<Status(Client&)>& call);
 
   const Globals& globals_;

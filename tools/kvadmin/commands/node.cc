@@ -4,6 +4,7 @@
 // lead, as kvadmin replica and kvadmin rebalance have it done.
 //
 // Threads: one.
+#include <algorithm>
 #include <filesystem>
 #include <memory>
 
@@ -44,12 +45,14 @@ Task<Result<ExitCode>> Open(Reactor* reactor, TopologySpec spec, const InTopolog
   co_return kExitOk;
 }
 
+Status CheckPlace(const std::string& place) {
+  if (!place.empty()) return Status();
+  return Error(Code::kInvalidArgument, "the node's record is in the topology itself: say where it is, with --topology");
+}
+
 // Runs `body`, which is no coroutine itself, with the topology at `place`.
 Status WithTopology(const std::string& place, const InTopology& body) {
-  if (place.empty()) {
-    return Error(Code::kInvalidArgument,
-                 "the node's record is in the topology itself: say where it is, with --topology");
-  }
+  RETURN_IF_ERROR(CheckPlace(place));
   ASSIGN_OR_RETURN(TopologySpec spec, ParseTopologySpec(place));
   return RunOffline([&](Reactor& reactor) { return Open(&reactor, spec, &body); }).TakeStatus();
 }
@@ -172,6 +175,24 @@ Result<ExitCode> RunCancel(const Globals& globals, const NodeOptions& o) {
   return kExitOk;
 }
 
+// Several nodes may be marked at the same time, each by somebody who saw the others stay. So it looks again afterwards.
+Task<Status> Mark(Topology* topology, NodeId node, Nanos timeout_ns) {
+  CO_ASSIGN_OR_RETURN(const ClusterMap before, co_await ReadMap(topology, timeout_ns));
+  CO_ASSIGN_OR_RETURN(const NodeState state, StateOf(before, node));
+  CO_RETURN_IF_ERROR(co_await SetState(topology, node, NodeState::kDraining, timeout_ns));
+  CO_ASSIGN_OR_RETURN(const ClusterMap after, co_await ReadMap(topology, timeout_ns));
+  size_t active = 0;
+  uint32_t replicas = 0;
+  for (const auto& [id, known] : after.nodes) active += known.record.state == NodeState::kActive;
+  for (const auto& [id, known] : after.partitions) replicas = std::max(replicas, known.record.replicas);
+  if (active >= replicas || HeldBy(after, node).empty()) co_return Status();
+  if (state == NodeState::kActive) CO_RETURN_IF_ERROR(co_await SetState(topology, node, state, timeout_ns));
+  co_return Error(Code::kUnavailable,
+                  "other nodes are being drained, too: only {} would be left to hold the {} replicas of a partition. "
+                  "Nothing was moved, and node {} is {}",
+                  Counted(active, "node"), replicas, node, state == NodeState::kActive ? "as it was" : "still marked");
+}
+
 void SayEmpty(const Globals& globals, NodeId node) {
   if (globals.json) return PrintJson(Json{{"drained", node}});
   tools::Print("node {} holds nothing: stop it, and then kvadmin node remove {}\n", node, node);
@@ -187,23 +208,26 @@ Result<ExitCode> RunNodeDrain(const Globals& globals, const NodeOptions& options
     ASSIGN_OR_RETURN(const ClusterView view, LookAtCluster(globals.target, o.plan.place));
     return DrainMasters(globals, view, o.node, o.dry_run);
   }
+  RETURN_IF_ERROR(CheckPlace(o.plan.place));
   if (o.file.empty()) o.file = fmt::format("drain-node-{}.plan", o.node);
-  if (!o.dry_run && std::filesystem::exists(o.file)) {
+  Result<PlanFile> made = MakePlan(globals, o.plan, o.node);
+  // One that holds nothing any more may have the plan of its drain left. In the middle of a drain no plan can be made.
+  if (!o.dry_run && (!made.ok() || !made->moves.empty()) && std::filesystem::exists(o.file)) {
     return Error(
         Code::kAlreadyExists,
         "{} is there already. If it is of a drain that was not finished, kvadmin rebalance resume {} goes on with "
         "it; otherwise remove it, or name another file with -o",
         o.file, o.file);
   }
-  ASSIGN_OR_RETURN(PlanFile plan, MakePlan(globals, o.plan, o.node));
+  if (!made.ok()) return made.TakeStatus();
+  PlanFile plan = *std::move(made);
   if (o.dry_run) {
     ShowPlan(globals, plan);
     if (!globals.json) tools::Print("Nothing was changed.\n");
     return kExitOk;
   }
   const Nanos timeout_ns = globals.target.timeout_ms * kMillisecond;
-  RETURN_IF_ERROR(WithTopology(
-      o.plan.place, [&](Topology* topology) { return SetState(topology, o.node, NodeState::kDraining, timeout_ns); }));
+  RETURN_IF_ERROR(WithTopology(o.plan.place, [&](Topology* topology) { return Mark(topology, o.node, timeout_ns); }));
   if (plan.moves.empty()) {
     SayEmpty(globals, o.node);
     return kExitOk;
@@ -251,6 +275,7 @@ Task<Status> Remove(Topology* topology, NodeId node, bool dry_run, Nanos timeout
 }
 
 Result<ExitCode> RunRemove(const Globals& globals, const NodeOptions& o) {
+  RETURN_IF_ERROR(CheckPlace(o.plan.place));
   ASSIGN_OR_RETURN(const ClusterView view, LookAtCluster(globals.target, o.plan.place));
   bool changed = false;
   const Nanos timeout_ns = globals.target.timeout_ms * kMillisecond;
