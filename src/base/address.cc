@@ -14,6 +14,9 @@ Status Wrong(std::string_view text, std::string_view why) {
 }  // namespace
 
 Result<HostPort> ParseHostPort(std::string_view text, bool any_port) {
+  if (text.find("://") != std::string_view::npos) return Wrong(text, "leave out what is before the host");
+  if (text.find_first_of("; \t") != std::string_view::npos)
+    return Wrong(text, "several addresses are separated by commas");
   HostPort address;
   size_t colon = text.rfind(':');
   if (text.starts_with('[')) {
@@ -27,8 +30,7 @@ Result<HostPort> ParseHostPort(std::string_view text, bool any_port) {
     if (address.host.find(':') != std::string::npos) return Wrong(text, "an IPv6 address must be written in brackets");
   }
   if (address.host.empty()) return Wrong(text, "the host is missing");
-  if (address.host.find_first_of("[] \t") != std::string::npos)
-    return Wrong(text, "the host has a bracket or space in it");
+  if (address.host.find_first_of("[]") != std::string::npos) return Wrong(text, "the host has a bracket in it");
   const char* end = text.data() + text.size();
   auto [stop, error] = std::from_chars(text.data() + colon + 1, end, address.port);
   if (error != std::errc() || stop != end || (address.port == 0 && !any_port)) {

@@ -249,6 +249,18 @@ class ThroughRouters(unittest.TestCase):
         self.assertEqual((manifest["records"], manifest["verified"]), (len(rows), True))
         self.assertTrue(manifest["from"].startswith("router of cluster "), manifest)
 
+    def test_commands_that_ask_nodes_name_the_router(self):
+        for command in ["cluster", "status"], ["status"], ["failover", "0"], ["verify"], ["rebalance", "--masters"]:
+            done = run(*command, server=self.routers[0].address)
+            self.assertEqual(done.code, FAILED, done.err)
+            self.assertIn(f"{self.routers[0].address} is a router, and this command asks nodes: name some nodes", done.err)
+
+    def test_a_node_names_a_partition_that_it_does_not_lead(self):
+        node = self.cluster.nodes[1].address
+        done = run("count", server=node)
+        self.assertEqual(done.code, FAILED, done.err)
+        self.assertNotIn(f" at {node}", done.err)  # it is asked, and would not name itself
+
     def test_export_while_masters_move_and_a_node_and_a_router_die(self):
         def disturb(process):
             self.assertIsNone(process.poll(), "the export was too fast to be disturbed")

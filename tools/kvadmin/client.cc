@@ -43,6 +43,24 @@ class Socket final : public TSocket {
   const std::shared_ptr<int> wake_ = std::make_shared<int>(tools::Interrupts::Descriptor());
 };
 
+Status NoSuchMethod(const std::string& at, std::string_view why) {
+  if (!why.starts_with("a router ")) {
+    return Error(Code::kUnsupported, "the server at {} does not support this call: {}", at, why);
+  }
+  return Error(
+      Code::kUnsupported,
+      "{} is a router, and this command asks nodes: name some nodes of the cluster in --server. The status page "
+      "of the router (its --http_port) lists them",
+      at);
+}
+
+// The partition that a refusal is about; "" if it is about none.
+std::string_view PartitionIn(std::string_view message) {
+  const size_t begin = message.find("partition ");
+  if (begin == std::string_view::npos) return {};
+  return message.substr(begin, message.find(':', begin) - begin);
+}
+
 }  // namespace
 
 struct Client::Wire {
@@ -174,7 +192,8 @@ Status Client::FromTransport(const TTransportException& error, bool never_sent, 
   const bool timed_out = error.getType() == TTransportException::TIMED_OUT;
   const Code code = timed_out ? Code::kDeadline : Code::kUnavailable;
   if (never_sent) {
-    return Error(code, "cannot reach {}: {}; check the address and that kvnode runs there", at_, error.what());
+    return Error(code, "cannot reach {}: {}; check the address and that kvnode or kvrouter runs there", at_,
+                 error.what());
   }
   if (timed_out) return Error(code, "{} did not answer within {} ms", at_, budget_ms);
   return Error(code, "lost the connection to {}: {}", at_, error.what());
@@ -218,7 +237,7 @@ Client::Failure Client::Attempt(const std::function<void(Wire&, const api::Conte
       failure.status = NotThrift(wire_->socket->begin());
     }
   } catch (const apache::thrift::TApplicationException& e) {
-    failure.status = Error(Code::kUnsupported, "the server at {} does not support this call: {}", at_, e.what());
+    failure.status = NoSuchMethod(at_, e.what());
   } catch (const std::exception& e) {
     failure.broken = true;
     failure.no_answer = true;
@@ -235,6 +254,7 @@ Status Client::Retry(Repeat repeat, const std::function<void(Wire&, const api::C
   bool unknown = false;  // an attempt to write was sent, and its answer did not come
   size_t tried = 0;      // addresses, since one was reached
   bool sent_on = false;  // the last attempt was sent to the master at once
+  Status first_sent;     // what the first node said that has sent this call to another one
   auto with_outcome = [&unknown](Status why) {
     if (!unknown || why.message().ends_with(kOutcomeUnknown)) return why;
     return Error(why.code(), "{}{}", why.message(), kOutcomeUnknown);
@@ -251,8 +271,14 @@ Status Client::Retry(Repeat repeat, const std::function<void(Wire&, const api::C
     bool again = failure.retryable || (failure.never_sent && others) ||
                  (failure.broken && !failure.never_sent && !failure.foreign && repeat != Repeat::kUnsafe);
     if (!failure.never_sent) tried = 0;
+    const std::string master = failure.status.master();
+    if (failure.elsewhere) {
+      if (first_sent.ok()) first_sent = failure.status;
+      // A call that needs several partitions is sent from one node to the other for ever. What the first one lacks is
+      // what its caller can do something about.
+      if (PartitionIn(first_sent.message()) != PartitionIn(failure.status.message())) failure.status = first_sent;
+    }
     if (failure.elsewhere || failure.broken) {
-      const std::string master = failure.status.master();
       Redirect(master);
       // What NOT_MASTER says may be old, so only every other attempt follows it without a pause.
       sent_on = !sent_on && !master.empty();

@@ -4,6 +4,7 @@
 // stop its own writes.
 //
 // Threads: one.
+#include <algorithm>
 #include <chrono>
 #include <memory>
 
@@ -61,6 +62,10 @@ Result<std::vector<Change>> PlanChanges(const ClusterView& view, const MinIsrOpt
                    "cluster status says what is missing",
                    id);
     }
+    if (options.min_isr > known.record.replicas) {
+      return Error(Code::kInvalidArgument, "partition {} has {}, so its min_isr cannot be {}; nothing was changed", id,
+                   Counted(known.record.replicas, "replica"), options.min_isr);
+    }
     const size_t in_sync = static_cast<size_t>(master.status->in_sync);
     if (options.min_isr > in_sync) {
       return Error(Code::kUnavailable,
@@ -94,9 +99,22 @@ Status CarryOut(const Globals& globals, const Change& change, uint32_t min_isr) 
   }
 }
 
+// Nobody can be left out any more.
+void WarnOfAll(const Globals& globals, const ClusterView& view, const std::vector<Change>& changes, uint32_t min_isr) {
+  const auto all = [&](const Change& c) { return view.map.partitions.at(c.partition).record.replicas == min_isr; };
+  const auto count = static_cast<size_t>(std::count_if(changes.begin(), changes.end(), all));
+  if (count == 0) return;
+  const std::string note = fmt::format(
+      "{} must have all replicas in sync then: the failure or the stop of any one of the nodes stops reads and writes "
+      "until it is back, or until min_isr is lowered again",
+      Counted(count, "partition"));
+  tools::PrintNote("{}\n", globals.json ? JsonText(Json{{"note", note}}) : "note: " + note);
+}
+
 Result<ExitCode> RunSetMinIsr(const Globals& globals, const MinIsrOptions& options) {
   ASSIGN_OR_RETURN(const ClusterView view, LookAtCluster(globals.target, options.place));
   ASSIGN_OR_RETURN(const std::vector<Change> changes, PlanChanges(view, options));
+  WarnOfAll(globals, view, changes, options.min_isr);
   Progress progress("changing", "partitions", options.dry_run ? 0 : changes.size(), globals.json);
   size_t changed = 0;
   for (const Change& change : changes) {
