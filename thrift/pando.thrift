@@ -252,9 +252,8 @@ struct HelloRequest {
   1: string client_name
   /** The version of this interface for which the client was built. The server never refuses a higher one. */
   2: i32 api_version
-  /** Who the caller is; empty = anonymous. A server that cannot verify it answers UNAUTHENTICATED. */
+  /** Who the caller is, and the proof; empty = anonymous. A server that cannot verify them answers UNAUTHENTICATED. */
   3: string identity
-  /** Proof of the identity. If the server cannot check it, the answer is UNAUTHENTICATED too. */
   4: binary credential
   /**
    * Optional features that the client supports. With "out_of_order_replies", if the server accepts it, replies on this
@@ -282,14 +281,15 @@ struct HelloReply {
   4: string node_id
   /** That this node holds. */
   5: i32 partitions
-  /** Features of this server: "conditions", "snapshots", "watch", and so on. */
+  /** Of this server ("conditions", "snapshots", and so on), and of the client, in force from the next request on. */
   6: list<string> features
-  /** Those of HelloRequest.features that are in force on this connection from the next request on. */
   7: list<string> accepted_features
   /** The identity of this connection; empty = anonymous. */
   8: string identity
   /** The clock by which the server judges the age of writes, as Unix time in ms, for Context.first_sent_ms. */
   9: i64 now_ms
+  /** The UUID of the cluster, or of the store of a node that is in none; empty = the server is older than this field. */
+  10: string cluster_id
   15: optional ReplyContext context
 }
 

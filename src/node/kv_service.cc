@@ -380,6 +380,7 @@ Task<void> KvService::Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call
   reply.api_version = kApiVersion;
   reply.limits = PublishedLimits(*backend_->store);
   reply.node_id = backend_->store->node.ToString();
+  reply.cluster_id = backend_->cluster_id.value_or(backend_->store->node).ToString();
   reply.partitions = static_cast<int32_t>(backend_->here.size());
   reply.features = {"conditions",      "increment",       "multi_get", "write_batch",     "scan",
                     "count",           "aggregate",       "ttl",       "snapshots",       "split_range",

@@ -17,6 +17,7 @@ TEST_P(HelloTest, HelloPublishesLimits) {
   EXPECT_EQ(hello.limits.max_key_bytes, 2048);
   EXPECT_EQ(hello.limits.max_frame_bytes, 4 << 20);
   EXPECT_EQ(hello.node_id, "00000000-0000-0007-0000-000000000008");
+  EXPECT_EQ(hello.cluster_id, hello.node_id) << "it is in no cluster";
   EXPECT_EQ(CallFor<api::Admin_status_result>("status", api::Admin_status_args())->success.verdict, "ok");
   EXPECT_EQ(CallFor<api::Admin_checkpoint_result>("checkpoint", api::Admin_checkpoint_args())->success.partitions,
             static_cast<int32_t>(kPartitions));
