@@ -1,6 +1,9 @@
 #include "src/router/route_keeper.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -12,7 +15,8 @@ namespace {
 
 constexpr Nanos kPauseNs = 20 * kMillisecond;  // after a node that could not be asked
 constexpr Nanos kAnswerNs = 2 * kMillisecond;
-constexpr Nanos kLogIntervalNs = 10 * kSecond;
+constexpr Nanos kLogIntervalNs = 10 * kSecond, kNoMapLogIntervalNs = 60 * kSecond;
+constexpr size_t kMostNamed = 3;  // nodes in a message
 constexpr Nanos kRefreshPauseNs = kMillisecond;  // between two rounds of questions
 
 }  // namespace
@@ -54,6 +58,7 @@ std::shared_ptr<Upstream> RouteKeeper::MakeUpstream(const std::string& address) 
   upstream.address = address;
   upstream.metrics = &metrics_.upstream;
   upstream.on_up = [this] { TellNews(); };
+  upstream.admit = [this, address](const Uuid& cluster) { return Admit(address, cluster); };
   auto made = std::make_shared<Upstream>(reactor_, std::move(upstream));
   made->Start();
   return made;
@@ -70,6 +75,7 @@ void RouteKeeper::AdoptNodes() {
       ++at;
       continue;
     }
+    options_.cluster->Forget(at->first);
     tasks_.Spawn(StopUpstream(std::move(at->second)));
     at = upstreams_.erase(at);
   }
@@ -172,6 +178,56 @@ Task<Status> RouteKeeper::UntilComplete(Nanos deadline_ns) {
   co_return Error(Code::kUnavailable, "this router has no map of the cluster: {}", trouble_.message());
 }
 
+// -- what is wrong
+
+Status RouteKeeper::Admit(const std::string& address, const Uuid& cluster) {
+  const NodeId id = map_.NodeAt(address);
+  return options_.cluster->Admit(address, id == 0 ? address : fmt::format("node {} at {}", id, address), cluster);
+}
+
+bool RouteKeeper::seeds_tried() const {
+  return std::all_of(options_.seeds.begin(), options_.seeds.end(), [this](const std::string& seed) {
+    const auto at = upstreams_.find(seed);
+    return at != upstreams_.end() && at->second->tried();
+  });
+}
+
+Status RouteKeeper::ForeignNodes() const {
+  const std::map<std::string, std::string> foreign = options_.cluster->foreign();
+  if (foreign.empty()) return {};
+  for (const std::string& seed : options_.seeds) {
+    if (const auto at = foreign.find(seed); at != foreign.end()) return Error(Code::kUnavailable, "{}", at->second);
+  }
+  const auto& nodes = map_.nodes();
+  if (std::any_of(nodes.begin(), nodes.end(), [&](const auto& n) { return !foreign.contains(n.second.address); })) {
+    return {};
+  }
+  return Error(Code::kUnavailable, "no node of the cluster is left where the map says: {}", foreign.begin()->second);
+}
+
+std::string RouteKeeper::WhyNoMap() const {
+  std::string why;
+  size_t named = 0;
+  for (const auto& [address, upstream] : upstreams_) {
+    if (upstream->up()) continue;
+    if (++named > kMostNamed) return why + "; and others";
+    why += (why.empty() ? "" : "; ") + upstream->trouble().message();
+  }
+  return why.empty() ? trouble_.message() : why;
+}
+
+std::string RouteKeeper::WhyNotReady() const {
+  if (Status foreign = ForeignNodes(); !foreign.ok()) return foreign.message();
+  return map_.complete() ? std::string() : "no map of the cluster: " + WhyNoMap();
+}
+
+// One reactor tells it for all.
+void RouteKeeper::LogNoMap() {
+  if (map_.complete() || reactor_.index() != 0 || !seeds_tried() || reactor_.NowNs() < next_no_map_log_ns_) return;
+  next_no_map_log_ns_ = reactor_.NowNs() + kNoMapLogIntervalNs;
+  LOG(WARNING) << "this router has no map of the cluster: " << WhyNoMap();
+}
+
 // -- asking
 
 Status RouteKeeper::Refused(Status why) {
@@ -190,9 +246,11 @@ Task<Status> RouteKeeper::AskMap(std::shared_ptr<Upstream> node, Nanos wait_ns) 
   const Nanos budget_ns = wait_ns + options_.answer_ns;
   args.context.budget_ms = static_cast<int32_t>(budget_ns / kMillisecond);
   args.request.known_version = map_.version();
+  const Uuid followed = options_.cluster->id();
   args.request.wait_ms = static_cast<int32_t>(wait_ns / kMillisecond);
-  if (!map_.cluster_id().IsNil()) args.request.cluster_id = map_.cluster_id().ToString();
-  const Status asked = co_await link->client->Call("getMap", &args, &result, budget_ns + options_.answer_ns);
+  if (!followed.IsNil()) args.request.cluster_id = followed.ToString();
+  Status asked = co_await link->client->Call("getMap", &args, &result, budget_ns + options_.answer_ns);
+  if (asked.code() == Code::kAborted && !link->client->broken().ok()) asked = link->client->broken();
   if (asked.code() == Code::kDeadline) node->NoteSilence(budget_ns);
   CO_RETURN_IF_ERROR(asked);
   node->NoteAnswer();
@@ -201,6 +259,9 @@ Task<Status> RouteKeeper::AskMap(std::shared_ptr<Upstream> node, Nanos wait_ns) 
                             result.error.message));
   }
   const uint64_t before = map_.changes();
+  if (const std::optional<Uuid> cluster = Uuid::Parse(result.success.cluster_id); cluster && !cluster->IsNil()) {
+    if (Status admitted = Admit(node->address(), *cluster); !admitted.ok()) co_return Refused(std::move(admitted));
+  }
   if (Status applied = map_.Apply(result.success, node->address()); !applied.ok()) {
     co_return Refused(std::move(applied));
   }
@@ -228,6 +289,7 @@ Task<void> RouteKeeper::Poll() {
       continue;
     }
     if (!asked.ok()) trouble_ = std::move(asked);
+    LogNoMap();
     // Also a node that answers at once, without news, is not asked again at once.
     const Nanos until_ns = reactor_.NowNs() + kPauseNs;
     co_await WaitUntil(reactor_, changed_, until_ns, [this] { return stopping_; });

@@ -11,7 +11,7 @@
 //
 // Invariants
 //   RK1  At most one long poll and one refresh are in progress.
-//   RK2  The map is only of one cluster for the life of the process.
+//   RK2  The map is only of one cluster for the life of the process: that which all reactors follow (FC1).
 #pragma once
 
 #include <atomic>
@@ -26,6 +26,7 @@
 #include "src/io/sync.h"
 #include "src/io/task.h"
 #include "src/metrics/metrics.h"
+#include "src/router/followed_cluster.h"
 #include "src/router/route_map.h"
 #include "src/router/upstream.h"
 
@@ -37,7 +38,9 @@ struct RouteKeeperOptions {
   // that was asked, nobody else is.
   Nanos poll_ns = kSecond, answer_ns = 250 * kMillisecond;
   UpstreamOptions upstream;  // for all nodes, without the address
-  std::shared_ptr<std::atomic<int64_t>> hlc = std::make_shared<std::atomic<int64_t>>(0);  // of all reactors
+  // Of all reactors.
+  std::shared_ptr<std::atomic<int64_t>> hlc = std::make_shared<std::atomic<int64_t>>(0);
+  std::shared_ptr<FollowedCluster> cluster = std::make_shared<FollowedCluster>();
 };
 
 struct RouteKeeperMetrics {
@@ -118,6 +121,12 @@ class RouteKeeper {
   }
   // Why there is no map, or none newer.
   const Status& trouble() const { return trouble_; }
+  // Each of the seeds has answered once, or could not be reached.
+  bool seeds_tried() const;
+  // kUnavailable: one of the seeds belongs to another cluster, or all nodes of the map do.
+  Status ForeignNodes() const;
+  // Why this router should get no requests; empty: it is well.
+  std::string WhyNotReady() const;
 
   RouteKeeperMetrics& metrics() { return metrics_; }
 
@@ -125,6 +134,9 @@ class RouteKeeper {
   Task<void> Poll();
   Task<void> AskAll();
   Status Refused(Status why);  // counts it, and logs it now and then
+  Status Admit(const std::string& address, const Uuid& cluster);
+  std::string WhyNoMap() const;  // of some of the nodes
+  void LogNoMap();
   Task<Status> AskMap(std::shared_ptr<Upstream> node, Nanos wait_ns);
   void AdoptNodes();
   void TellNews();
@@ -147,7 +159,7 @@ class RouteKeeper {
   bool stopping_ = false, refreshing_ = false;
   Status trouble_;
   std::function<void()> on_complete_;
-  Nanos next_log_ns_ = 0;
+  Nanos next_log_ns_ = 0, next_no_map_log_ns_ = 0;
 };
 
 }  // namespace pando

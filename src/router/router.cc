@@ -15,6 +15,8 @@ namespace {
 constexpr uint64_t kReservedDescriptors = 2048;
 constexpr uint32_t kClosingConnections = 256;  // beyond those that are served
 constexpr uint32_t kMaxHttpSockets = 64;
+// So long the start waits for the nodes of --nodes, and so often it looks.
+constexpr Nanos kHearSeedsNs = kSecond, kLookNs = 2 * kMillisecond;
 
 // Makes a reactor's main task return.
 struct LeaveCall final : RemoteCall {
@@ -70,6 +72,7 @@ Status Router::Start() {
   ASSIGN_OR_RETURN(group_, ReactorGroup::Start(group, [this](Reactor& reactor) { return ReactorMain(reactor); }));
   Status status = group_->RunOn(0, [this](Reactor& first) -> Task<Status> {
     CO_RETURN_IF_ERROR(co_await ServeHttp(first));
+    CO_RETURN_IF_ERROR(co_await HearSeeds(first));
     co_return co_await ListenAll(first);
   });
   if (!status.ok()) Stop();
@@ -89,6 +92,7 @@ Task<void> Router::ReactorMain(Reactor& reactor) {
   RouteKeeperOptions keeper;
   keeper.seeds = options_.nodes;
   keeper.hlc = hlc_;
+  keeper.cluster = cluster_;
   keeper.upstream.memory = &part.server->account();
   part.keeper = std::make_unique<RouteKeeper>(reactor, std::move(keeper));
   PointOptions point;
@@ -110,6 +114,7 @@ Task<void> Router::ReactorMain(Reactor& reactor) {
 
 Task<Status> Router::ServeHttp(Reactor& first) {
   if (options_.http_port < 0) co_return Status();
+  health_.trouble = [part = &parts_[0]] { return part->keeper == nullptr ? "" : part->keeper->WhyNotReady(); };
   http_ = std::make_unique<HttpServer>(first, &registry_, &health_, &shared_->memory);
   first_ = &first;
   started_ns_ = first.NowNs();
@@ -120,6 +125,23 @@ Task<Status> Router::ServeHttp(Reactor& first) {
   };
   CO_ASSIGN_OR_RETURN(http_port_, co_await ListenPatiently(first, std::move(listen)));
   http_->RegisterMetrics(&registry_);
+  co_return Status();
+}
+
+// Whoever named nodes of two clusters learns of it before anything is served. A node that is down says nothing.
+Task<Status> Router::HearSeeds(Reactor& first) {
+  const RouteKeeper& keeper = *parts_[0].keeper;
+  const auto any_up = [&keeper] {
+    const auto& all = keeper.upstreams();
+    return std::any_of(all.begin(), all.end(), [](const auto& u) { return u.second->up(); });
+  };
+  const Nanos until_ns = first.NowNs() + kHearSeedsNs;
+  while ((!keeper.seeds_tried() || (any_up() && !keeper.ready())) && first.NowNs() < until_ns) {
+    co_await Sleep(first, kLookNs);
+  }
+  began_without_map_ = !keeper.ready();
+  const Status foreign = keeper.ForeignNodes();
+  if (!foreign.ok()) co_return Error(Code::kInvalidArgument, "--nodes: {}", foreign.message());
   co_return Status();
 }
 
@@ -279,7 +301,9 @@ void Router::RegisterMetrics(Part* part, size_t index) {
 std::string Router::Describe() const {
   std::string nodes;
   for (const std::string& node : options_.nodes) nodes += (nodes.empty() ? "" : ",") + node;
-  return fmt::format("kvrouter ready: thrift {}, {}, {} reactor{}, nodes {}", FormatHostPort(options_.host, port_),
+  return fmt::format("kvrouter ready{}: thrift {}, {}, {} reactor{}, nodes {}",
+                     began_without_map_ ? ", but without a map of the cluster so far" : "",
+                     FormatHostPort(options_.host, port_),
                      http_port_ == 0 ? "no http" : "http " + FormatHostPort(options_.host, http_port_), parts_.size(),
                      parts_.size() == 1 ? "" : "s", nodes);
 }

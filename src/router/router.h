@@ -26,12 +26,13 @@ class Router {
   explicit Router(RouterOptions options);
   ~Router();  // REQUIRES: Stop has returned
 
-  // Listens. It does not wait for the cluster: /readyz answers 503 until every reactor has its map.
+  // Listens. It does not wait for the cluster: /readyz answers 503 until every reactor has its map. But it waits a
+  // moment for what the nodes of --nodes say, and refuses those of two clusters.
   Status Start();
   // Refuses new requests, waits for running ones up to shutdown_timeout_ms, and ends the threads.
   void Stop();
 
-  std::string Describe() const;  // one line for the log
+  std::string Describe() const;  // one line for the log; after Start
   uint16_t port() const { return port_; }
 
  private:
@@ -45,6 +46,7 @@ class Router {
   Task<void> ReactorMain(Reactor& reactor);
   Task<Status> ListenAll(Reactor& first);
   Task<Status> ServeHttp(Reactor& first);
+  Task<Status> HearSeeds(Reactor& first);
   // What the status page shows.
   Task<RouterStatus> GatherStatus();
   Task<std::string> RenderStatus(std::string (*render)(const RouterStatus&));
@@ -61,6 +63,7 @@ class Router {
   std::unique_ptr<ReactorGroup> group_;
   std::vector<Part> parts_;
   std::shared_ptr<std::atomic<int64_t>> hlc_ = std::make_shared<std::atomic<int64_t>>(0);
+  std::shared_ptr<FollowedCluster> cluster_ = std::make_shared<FollowedCluster>();
   std::shared_ptr<WriteStamps> stamps_;  // null: there is no cache
   std::atomic<size_t> without_map_{0};   // reactors
   std::unique_ptr<HttpServer> http_;     // belongs to reactor 0
@@ -68,6 +71,7 @@ class Router {
   Reactor* first_ = nullptr;             // reactor 0
   Nanos started_ns_ = 0;
   uint16_t port_ = 0, http_port_ = 0;
+  bool began_without_map_ = false;
 };
 
 }  // namespace pando

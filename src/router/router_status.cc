@@ -77,7 +77,7 @@ void CollectStatus(RpcServer* server, RouteKeeper* keeper, RouterService* servic
   const RouteMap& map = keeper->map();
   ++status->reactors;
   status->reactors_with_map += map.complete() ? 1 : 0;
-  if (!map.complete()) status->map_trouble = keeper->trouble().message();
+  if (const std::string why = keeper->WhyNotReady(); !why.empty()) status->map_trouble = why;
   status->connections += server->metrics().connections.value();
   status->watches += service->watches().metrics().waiting.value();
   const ForwarderMetrics& forward = service->forwarder().metrics();
@@ -194,7 +194,8 @@ std::string StatusAsHtml(const RouterStatus& status) {
   page.BeginTable();
   page.Fact("Version", status.version);
   page.Fact("Uptime", fmt::format("{} s", status.uptime_s));
-  page.Fact("Cluster", status.cluster_id.empty() ? "no map: " + status.map_trouble : status.cluster_id);
+  page.Fact("Cluster", status.cluster_id.empty() ? "unknown" : status.cluster_id);
+  if (!status.map_trouble.empty()) page.Fact("Not ready", status.map_trouble);
   page.Fact("Map", fmt::format("version {}, {} partitions, known to {} of {} reactors", status.map_version,
                                status.partitions, status.reactors_with_map, status.reactors));
   page.Fact("Partitions without a master", ListOf(status.no_master));

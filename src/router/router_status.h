@@ -37,7 +37,7 @@ struct RouterStatus {
   std::string cluster_id;
   int64_t map_version = 0;
   uint64_t partitions = 0;
-  std::string map_trouble;                  // why there is no map
+  std::string map_trouble;                  // why there is no map, or its nodes are of another cluster
   std::map<std::string, NodeStatus> nodes;  // by address
   std::vector<uint32_t> no_master;          // partitions without a master that this router knows
   std::vector<uint32_t> unreachable;        // whose master it cannot reach

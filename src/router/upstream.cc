@@ -1,6 +1,7 @@
 #include "src/router/upstream.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "gen-cpp/Kv.h"
@@ -43,6 +44,7 @@ Task<void> Upstream::Keep(Slot* slot) {
     if (status.ok()) {
       options_.metrics->connects_total.Add();
       link->up = true;
+      tried_ = true;
       slot->link = link;
       silent_calls_ = 0;
       retry_ns = options_.first_retry_ns;
@@ -56,7 +58,11 @@ Task<void> Upstream::Keep(Slot* slot) {
     } else {
       options_.metrics->connect_failures_total.Add();
     }
-    if (!status.ok()) trouble_ = Error(Code::kUnavailable, "{}: {}", options_.address, status.message());
+    tried_ = true;
+    if (!status.ok()) {
+      const bool named = status.message().find(options_.address) != std::string::npos;
+      trouble_ = Error(Code::kUnavailable, "{}{}", named ? "" : options_.address + ": ", status.message());
+    }
     co_await link->client->Close();
     changed_.NotifyAll();
     // The time is spread, so that a node that comes back is not met by all connections at once.
@@ -77,14 +83,28 @@ Task<Status> Upstream::Connect(Link* link, Slot* slot) {
   link->client = std::make_unique<RpcClient>(reactor_, std::move(client));
   CO_ASSIGN_OR_RETURN(const HostPort at, ParseHostPort(options_.address));
   CO_RETURN_IF_ERROR(co_await link->client->Connect(at.host, at.port, options_.connect_timeout_ns));
+  co_return co_await SayHello(link);
+}
+
+Task<Status> Upstream::SayHello(Link* link) {
   api::Kv_hello_args args;
   api::Kv_hello_result result;
-  args.request.client_name = "kvrouter " PANDO_VERSION;
+  args.request.client_name = std::string(kRouterClientName) + PANDO_VERSION;
   args.request.api_version = kApiVersion;
   args.request.features = {kOutOfOrderReplies};
-  CO_RETURN_IF_ERROR(co_await link->client->Call("hello", &args, &result, options_.connect_timeout_ns));
+  Status said = co_await link->client->Call("hello", &args, &result, options_.connect_timeout_ns);
+  // A hello carries out nothing, so nobody need know whether it was.
+  if (said.code() == Code::kAborted && !link->client->broken().ok()) said = link->client->broken();
+  CO_RETURN_IF_ERROR(said);
   if (result.__isset.error) {
     co_return Error(Code::kUnavailable, "it refuses this router: {}", result.error.message);
+  }
+  if (!result.success.cluster_id.empty() && options_.admit) {
+    const std::optional<Uuid> cluster = Uuid::Parse(result.success.cluster_id);
+    if (!cluster || cluster->IsNil()) {
+      co_return Error(Code::kUnavailable, "its cluster \"{}\" is not a UUID", result.success.cluster_id);
+    }
+    CO_RETURN_IF_ERROR(options_.admit(*cluster));
   }
   const std::vector<std::string>& features = result.success.features;
   link->clocks = std::find(features.begin(), features.end(), "clocks") != features.end();

@@ -11,12 +11,16 @@
 //
 // Threads: one reactor. Callers hold the Upstream and the Link by shared_ptr, since a node may leave the map meanwhile.
 //
+// A connection is up once the node has said, in its hello, that it belongs to the cluster of the router. Nothing but
+// hello is sent before. A node that is older than HelloReply.cluster_id is taken at its map (RouteKeeper).
+//
 // Invariants
 //   UP1  At most kMaxCallsPerLink calls (kMaxLongCalls of those that take long) are unanswered on one connection; more
 //        are refused before they are sent.
 //   UP2  A call that Pick refuses was not sent.
 //   UP3  Of the calls that take long, no client has more than kLongShare times those that there is still room for
 //        (a dynamic threshold, Choudhury and Hahne 1998). So there is always room for one more client.
+//   UP4  A node that says that it belongs to another cluster is sent nothing but hello.
 #pragma once
 
 #include <array>
@@ -25,6 +29,7 @@
 #include <span>
 #include <string>
 
+#include "src/base/ids.h"
 #include "src/io/reactor.h"
 #include "src/io/sync.h"
 #include "src/io/task.h"
@@ -33,6 +38,9 @@
 #include "src/rpc/rpc_client.h"
 
 namespace pando {
+
+// What a router calls itself in hello, before its version.
+inline constexpr char kRouterClientName[] = "kvrouter ";
 
 enum class CallKind : uint8_t { kPoint, kLong, kMap };
 
@@ -49,6 +57,8 @@ struct UpstreamOptions {
   UpstreamMetrics* metrics = nullptr;  // outlives it
   BudgetAccount* memory = nullptr;     // for replies; outlives it; null: not counted
   std::function<void()> on_up;         // a connection can be used
+  // Whether a node that says it belongs to this cluster may be used. Null: any may.
+  std::function<Status(const Uuid& cluster)> admit;
 };
 
 class Upstream {
@@ -82,6 +92,7 @@ class Upstream {
 
   const std::string& address() const { return options_.address; }
   bool up() const;
+  bool tried() const { return tried_; }  // a connection was up, or could not be made
   size_t calls_in_progress() const;
   size_t long_calls_in_progress() const;
   uint64_t trips() const { return trips_; }  // of the circuit breaker
@@ -98,6 +109,7 @@ class Upstream {
   // Keeps one connection until Stop.
   Task<void> Keep(Slot* slot);
   Task<Status> Connect(Link* link, Slot* slot);
+  Task<Status> SayHello(Link* link);
   bool IsUp(CallKind kind) const;
   std::span<const Slot> SlotsOf(CallKind kind) const;
 
@@ -108,7 +120,7 @@ class Upstream {
   std::array<Slot, kPointLinks + kLongLinks + kMapLinks> slots_;
   TaskGroup tasks_;
   WaitQueue changed_;  // a connection has come up or ended, or Stop was called
-  bool stopping_ = false;
+  bool stopping_ = false, tried_ = false;
   int silent_calls_ = 0;
   uint64_t trips_ = 0;
   RecentLatency gets_, writes_;

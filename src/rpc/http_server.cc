@@ -242,11 +242,13 @@ void HttpServer::Answer(Peer* peer, std::string_view method, std::string_view ta
     return peer->Send(Reply(500, "Internal Server Error", kText, "the engine has stopped; see the log\n", head_only));
   }
   if (path == "/readyz") {
-    if (health_->ready.load(std::memory_order_relaxed)) {
+    const std::string trouble = health_->trouble ? health_->trouble() : std::string();
+    if (trouble.empty() && health_->ready.load(std::memory_order_relaxed)) {
       return peer->Send(Reply(200, "OK", kText, "ready\n", head_only));
     }
     const bool failed = health_->failed.load(std::memory_order_relaxed);
-    return peer->Send(Reply(503, "Service Unavailable", kText, "not ready: starting, stopping or failed\n", head_only,
+    const std::string why = trouble.empty() ? "starting, stopping or failed" : trouble;
+    return peer->Send(Reply(503, "Service Unavailable", kText, "not ready: " + why + "\n", head_only,
                             failed ? "" : "Retry-After: 1\r\n"));
   }
   std::string others;

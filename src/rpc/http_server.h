@@ -61,6 +61,8 @@ class QuarantineList {
 struct NodeHealth {
   std::atomic<bool> ready{false};   // the node accepts requests
   std::atomic<bool> failed{false};  // the engine has stopped
+  // Called on the HTTP server's reactor: why the process is not ready, however `ready` is; empty: nothing is known.
+  std::function<std::string()> trouble;
   QuarantineList quarantined;
 };
 

@@ -276,22 +276,6 @@ class Router(unittest.TestCase):
             connection.put(CONTEXT, ttypes.PutRequest(key=b"k", value=b"v"))
             self.assertEqual(connection.get(CONTEXT, ttypes.GetRequest(key=b"k")).record.value, b"v")
 
-    def test_nodes_of_two_clusters(self):
-        other = NodeProcess(self.directory / "other", ["--partitions=2"]).start()
-        self.addCleanup(other.kill)
-        nodes = [self.cluster.nodes[1].address, f"{other.host}:{other.port}"]
-        router = RouterProcess(self.directory / "two.log", nodes).start()
-        self.addCleanup(router.kill)
-        router.wait_http()
-        # It serves one of them, always the same, and says what is wrong.
-        with router.connect() as connection:
-            for i in range(50):
-                connection.put(CONTEXT, ttypes.PutRequest(key=b"tw%d" % i, value=b"v"))
-        deadline = time.monotonic() + 60
-        while "does not say where the partitions are" not in router.output():
-            self.assertLess(time.monotonic(), deadline, router.output())
-            time.sleep(0.1)
-
     def test_garbage(self):
         router = self.routers[0]
         for nonsense in (b"GET / HTTP/1.0\r\n\r\n", b"\xff" * 64, struct.pack(">I", 0x7fffffff), b"\0\0\0\4abcd",

@@ -29,6 +29,7 @@ class RouterTest : public testing::Test {
     at_client_ = kernel_.AddMachine("10.0.2.1")->Boot();
     RouteKeeperOptions options;
     options.seeds = {"10.0.0.2:7420"};
+    options.cluster = followed_;
     server_ = std::make_unique<RpcServer>(*at_router_, RpcOptions(), &shared_);
     options.upstream.memory = &server_->account();
     keeper_ = std::make_unique<RouteKeeper>(*at_router_, options);
@@ -99,6 +100,7 @@ class RouterTest : public testing::Test {
   RpcShared shared_;
   SimReactor *at_router_ = nullptr, *at_client_ = nullptr;
   std::unique_ptr<RpcServer> server_;
+  std::shared_ptr<FollowedCluster> followed_ = std::make_shared<FollowedCluster>();
   std::unique_ptr<RouteKeeper> keeper_;
   std::unique_ptr<RouterService> service_;
   std::unique_ptr<RpcClient> client_;

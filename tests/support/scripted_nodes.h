@@ -8,6 +8,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -94,6 +95,8 @@ class ScriptedNode final : public RpcService {
     int unavailable = 0;              // ... UNAVAILABLE, not applied
     Nanos delay_ns = 0;               // before a request is carried out
     Nanos delay_after_ns = 0;         // of a get: between that and its answer
+    std::optional<Uuid> cluster;      // it belongs to this one; its connections were made before, unless they are reset
+    bool old_hello = false;           // hello does not say the cluster
   };
 
   ScriptedNode(ScriptedCluster* cluster, NodeId id, SimKernel* kernel)
@@ -113,10 +116,16 @@ class ScriptedNode final : public RpcService {
     cluster_.addresses[id] = fmt::format("{}:{}", listen.host, *port);
   }
 
+  // Another process is at its address from now on, of this cluster.
+  void Replace(const Uuid& cluster) {
+    manners.cluster = cluster;
+    kernel_.network().ResetConnections(Host(id_), kRouterHost);
+  }
+
   static std::string Host(NodeId id) { return fmt::format("10.0.0.{}", id); }
 
   Manners manners;
-  int requests = 0, writes = 0, gets = 0;
+  int requests = 0, writes = 0, gets = 0, maps_asked = 0;
   std::vector<int32_t> budgets_ms;
   api::Context last_context;
 
@@ -134,6 +143,7 @@ class ScriptedNode final : public RpcService {
 
   void OnRequest(const RpcRequest& request) override {
     if (request.method == "hello") return Start<&ScriptedNode::Hello>(request, "hello");
+    maps_asked += request.method == "getMap" ? 1 : 0;
     if (request.method == "getMap") return Start<&ScriptedNode::GetMap>(request, "getMap");
     ++requests;
     if (manners.silent) return held_.push_back(request.id);
@@ -160,15 +170,22 @@ class ScriptedNode final : public RpcService {
     server_->AllowOutOfOrderReplies(call->id);
     call->reply.success.accepted_features = {"out_of_order_replies"};
     call->reply.success.features = {"conditions", "levels", "out_of_order_replies"};
+    if (!manners.old_hello) call->reply.success.cluster_id = manners.cluster.value_or(cluster_.id).ToString();
     co_return;
   }
   Task<void> GetMap(RpcCall<api::Routing_getMap_args, api::Routing_getMap_result>* call) {
+    const std::string& asked = call->args.request.cluster_id;
+    if (manners.cluster && !asked.empty() && asked != manners.cluster->ToString()) {
+      SetError(&call->reply, MakeError(ApiCode::kBadRequest, "this node belongs to another cluster"));
+      co_return;
+    }
     const Nanos until_ns = reactor_.NowNs() + call->args.request.wait_ms * kMillisecond;
     while (!manners.old_map && cluster_.version <= call->args.request.known_version && reactor_.NowNs() < until_ns &&
            !server_->stopping()) {
       co_await Sleep(reactor_, kMillisecond);
     }
     call->reply.success = manners.old_map ? kept_ : cluster_.Map();
+    if (manners.cluster) call->reply.success.cluster_id = manners.cluster->ToString();
   }
 
   // What the node's manners make of a request. True: it is to be answered.

@@ -112,6 +112,12 @@ Task<void> HttpServerTest::Paths(HttpServerTest* t) {
   EXPECT_THAT(co_await t->Get("/readyz?verbose=1"), StartsWith("HTTP/1.1 503 "));
   t->health_.ready.store(true);
   EXPECT_THAT(co_await t->Get("/readyz"), AllOf(StartsWith("HTTP/1.1 200 "), EndsWith("ready\n")));
+  std::string trouble = "no map";
+  t->health_.trouble = [&trouble] { return trouble; };
+  EXPECT_THAT(co_await t->Get("/readyz"), AllOf(StartsWith("HTTP/1.1 503 "), EndsWith("not ready: no map\n")));
+  trouble.clear();
+  EXPECT_THAT(co_await t->Get("/readyz"), StartsWith("HTTP/1.1 200 "));
+  t->health_.trouble = nullptr;
   t->health_.failed.store(true);
   EXPECT_THAT(co_await t->Get("/healthz"), StartsWith("HTTP/1.1 500 "));
   EXPECT_THAT(co_await t->Get("/"), StartsWith("HTTP/1.1 404 "));
