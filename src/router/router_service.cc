@@ -77,7 +77,9 @@ void RouterService::OnRequest(const RpcRequest& request) {
     return kMethods[i].start(this, request, i);
   }
   server_->ReplyException(request.id, request.method, TApplicationException::UNKNOWN_METHOD,
-                          fmt::format("a router has no method \"{}\"; nodes may", request.method));
+                          fmt::format("a router has no method \"{}\": ask a node of the cluster; the status page of "
+                                      "the router lists them",
+                                      request.method));
 }
 
 // CA2: counted before anything is sent, and before the answer.
@@ -100,6 +102,11 @@ Task<void> RouterService::DeleteRange(DeleteRangeCall* call) {
 // A node answers what is the same for the whole cluster: its limits and its clock.
 Task<void> RouterService::Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call) {
   if (Refuse(call, CheckHello(call->args.request))) co_return;
+  // Its question for the map would be refused, and two routers that name each other would wait for each other.
+  if (call->args.request.client_name.starts_with(kRouterClientName)) {
+    SetError(&call->reply, MakeError(ApiCode::kBadRequest, "this is a router, and --nodes must name nodes (kvnode)"));
+    co_return;
+  }
   if (Failed(call, co_await keeper_->UntilComplete(call->deadline_ns))) co_return;
   const std::vector<std::string> wanted = call->args.request.features;
   call->args.request.features.clear();

@@ -139,10 +139,7 @@ void RpcClient::OnData(std::span<const char> bytes) {
   if (kept) rest = in_.append(rest);
   while (rest.size() >= kFrameHeaderBytes) {
     uint32_t length = __builtin_bswap32(LoadLE<uint32_t>(rest.data()));
-    if (length > kMaxFrameBytes) {
-      return Break(
-          Error(Code::kCorruption, "{} sent a frame of {} bytes; the limit is {}", peer_, length, kMaxFrameBytes));
-    }
+    if (length > kMaxFrameBytes) return Break(NoFrame(rest.substr(0, kFrameHeaderBytes), length));
     if (rest.size() < kFrameHeaderBytes + length) break;
     if (Status status = OnFrame(rest.substr(kFrameHeaderBytes, length)); !status.ok()) return Break(std::move(status));
     rest.remove_prefix(kFrameHeaderBytes + length);
@@ -165,6 +162,19 @@ void RpcClient::Keep(std::string_view rest, bool kept) {
   }
   if (in_.empty() && in_.capacity() > kMaxIdleBytes) std::string().swap(in_);
   if (reserved_ > 0) in_.reserve(whole);  // it grows once
+}
+
+// Text where the length of a frame should be is the answer of another protocol.
+Status RpcClient::NoFrame(std::string_view head, uint32_t length) const {
+  if (head == "HTTP") {
+    return Error(Code::kCorruption,
+                 "{} answers HTTP: it is a port for monitoring (--http_port), and not the one for clients (--listen)",
+                 peer_);
+  }
+  if (std::all_of(head.begin(), head.end(), [](char c) { return c >= ' ' && c <= '~'; })) {
+    return Error(Code::kCorruption, "{} does not speak framed Thrift: it sent \"{}\"", peer_, head);
+  }
+  return Error(Code::kCorruption, "{} sent a frame of {} bytes; the limit is {}", peer_, length, kMaxFrameBytes);
 }
 
 // False: there is no memory for the frame, and its call has ended.

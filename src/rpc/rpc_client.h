@@ -164,6 +164,7 @@ class RpcClient final : private ConnectionHandler, private TurnHook {
   bool ReserveFrame(size_t bytes, std::string_view rest);
   void ReleaseFrame();
   Status OnFrame(std::string_view frame);
+  Status NoFrame(std::string_view head, uint32_t length) const;
   // Closes the connection because the byte stream can no longer be trusted.
   void Break(Status reason);
 

@@ -235,6 +235,8 @@ class Router(unittest.TestCase):
             ([], "--nodes is missing"),
             (["--nodes=nowhere"], "--nodes: "),
             (["--nodes=127.0.0.1:1,,"], "--nodes: "),
+            (["--nodes=127.0.0.1:1;127.0.0.1:2"], "several addresses are separated by commas"),
+            (["--nodes=http://127.0.0.1:1"], "leave out what is before the host"),
             (["--nodes=127.0.0.1:1", "--listen=127.0.0.1:99999"], "--listen: "),
             (["--nodes=127.0.0.1:1", "--memory_limit_mb=1"], "--memory_limit_mb=1"),
             (["--nodes=127.0.0.1:1", "--http_port=70000"], "--http_port=70000"),

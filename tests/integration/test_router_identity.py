@@ -134,6 +134,30 @@ class RouterIdentity(unittest.TestCase):
             self.wait_readyz(router, 200)
             self.assertEqual(connection.get(CONTEXT, ttypes.GetRequest(key=b"k1")).record.value, b"old")
 
+    def test_servers_that_are_no_nodes(self):
+        port, http_port = free_port(), free_port()
+        node = NodeProcess(self.directory / "node", ["--partitions=4"])
+        self.addCleanup(node.kill)
+        self.start_at(node, port, http_port)
+        good = self.router("good", [f"127.0.0.1:{port}"], reactors=1)
+        self.assertNotIn("without a map", good.output())
+        for name, address, expected in (("http", f"127.0.0.1:{http_port}", "answers HTTP"),
+                                        ("router", good.address, "this is a router, and --nodes must name nodes")):
+            router = self.router(name, [address], reactors=1)
+            self.assertIn("kvrouter ready, but without a map of the cluster so far", router.output())
+            text = self.wait_readyz(router, 503, expected)
+            self.assertEqual(text.count(address), 1, text)
+            deadline = time.monotonic() + 30
+            while f"no map of the cluster: {address}" not in router.output():
+                self.assertLess(time.monotonic(), deadline, router.output())
+                time.sleep(0.05)
+            with router.connect() as connection:
+                with self.assertRaises(ttypes.KvError) as caught:
+                    connection.put(ttypes.Context(budget_ms=300), ttypes.PutRequest(key=b"k", value=b"v"))
+            self.assertEqual(caught.exception.applied, constants.APPLIED_NO)
+            self.assertIn(expected, caught.exception.message)
+            self.assertNotIn("carried out", caught.exception.message)
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -78,6 +78,19 @@ TEST_F(RouterTest, AllReactorsFollowOneCluster) {
   }
 }
 
+// Two routers that name each other would wait for each other, with messages that grow.
+TEST_F(RouterTest, ARouterThatIsNamedInsteadOfANodeSaysSo) {
+  RouteKeeperOptions options;
+  options.seeds = {std::string(kRouterHost) + ":7430"};
+  RouteKeeper second(*at_client_, options);
+  second.Start();
+  kernel_.RunFor(kSecond);
+  EXPECT_TRUE(second.seeds_tried());
+  EXPECT_THAT(second.WhyNotReady(), AllOf(HasSubstr("no map of the cluster: 10.0.1.1:7430: it refuses this router: "),
+                                          HasSubstr("--nodes must name nodes")));
+  kernel_.RunTask(*at_client_, second.Stop());
+}
+
 TEST_F(RouterTest, WhyThereIsNoMapDoesNotSpeakOfTheClientsCall) {
   RouteKeeperOptions options;
   options.seeds = {"10.0.0.1:7421", "10.0.0.1:7422"};  // nobody

@@ -14,6 +14,7 @@
 namespace pando {
 namespace {
 
+using testing::AllOf;
 using testing::HasSubstr;
 
 // Answers every frame with the result of `answer`. If that is empty, it does not reply.
@@ -115,6 +116,13 @@ class RpcClientTest : public testing::Test {
   SimReactor* client_;
   std::vector<std::shared_ptr<ScriptedServer>> servers_;
 };
+
+TEST_F(RpcClientTest, APortThatDoesNotSpeakThriftIsNamedForWhatItIs) {
+  const auto http = [](std::string_view, int) { return std::string("HTTP/1.1 400 Bad Request\r\n\r\n"); };
+  EXPECT_THAT(Many(http, 1)[0].status.message(), AllOf(HasSubstr("10.0.0.1"), HasSubstr("answers HTTP")));
+  const auto ssh = [](std::string_view, int) { return std::string("SSH-2.0-x\r\n"); };
+  EXPECT_THAT(Many(ssh, 1)[0].status.message(), HasSubstr("it sent \"SSH-\""));
+}
 
 TEST_F(RpcClientTest, PipelinesInBothProtocols) {
   for (WireProtocol protocol : {WireProtocol::kBinary, WireProtocol::kCompact}) {
