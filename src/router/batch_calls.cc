@@ -176,8 +176,9 @@ Task<void> SendGets(RouteKeeper* keeper, MultiGetCall* call, NodeId node, bool m
                                    terms, std::move(outdated));
 }
 
-void TakeGets(const RouteMap& map, MultiGetCall* call, GetPart& part, ValuesOfReply* values, Sessions* sessions,
+void TakeGets(RouteKeeper* keeper, MultiGetCall* call, GetPart& part, ValuesOfReply* values, Sessions* sessions,
               Open* open) {
+  const RouteMap& map = keeper->map();
   RetryCause cause = RetryCause::kNone;
   const std::optional<api::KvError> failed = ErrorOf(part, /*is_write=*/false, false, &cause);
   if (!failed) sessions->Add(part.reply.success.context.session);
@@ -193,6 +194,7 @@ void TakeGets(const RouteMap& map, MultiGetCall* call, GetPart& part, ValuesOfRe
     }
     api::MultiGetItem& from = part.reply.success.items[k];
     const RetryCause why = from.__isset.error ? CauseOf(from.error) : RetryCause::kNone;
+    if (why == RetryCause::kNotNow) keeper->NoteRefusal(partition(k), from.error.message);
     if (why != RetryCause::kNone) open->Add(part.entries[k], why);
     if (!values->TryTake(from.record.value.size(), &call->memory)) {
       to.__set_error(MakeBusy("the values of one reply are too many; read this key again together with fewer others",
@@ -230,7 +232,7 @@ Task<void> RouteMultiGet(RouteKeeper* keeper, MultiGetCall* call) {
     open = Open();
     for (auto& [node, part] : parts) {
       for (const size_t i : part.entries) call->reply.success.items[i] = api::MultiGetItem();
-      TakeGets(keeper->map(), call, part, &values, &sessions, &open);
+      TakeGets(keeper, call, part, &values, &sessions, &open);
     }
     readers.Learn(parts);
     if (open.entries.empty()) break;
@@ -288,8 +290,9 @@ void TakeResult(api::WriteResult& from, MemoryGrant* memory, ValuesOfReply* valu
   *to = std::move(from);
 }
 
-void TakeWrites(const RouteMap& map, WriteBatchCall* call, WritePart& part, ValuesOfReply* values, Sessions* sessions,
+void TakeWrites(RouteKeeper* keeper, WriteBatchCall* call, WritePart& part, ValuesOfReply* values, Sessions* sessions,
                 Open* open) {
+  const RouteMap& map = keeper->map();
   RetryCause cause = RetryCause::kNone;
   const bool named = !call->args.context.client_id.empty();
   const std::optional<api::KvError> failed = ErrorOf(part, /*is_write=*/true, named, &cause);
@@ -312,6 +315,7 @@ void TakeWrites(const RouteMap& map, WriteBatchCall* call, WritePart& part, Valu
     }
     TakeResult(part.reply.success.results[k], &call->memory, values, &to);
     const RetryCause why = to.__isset.error ? CauseOf(to.error) : RetryCause::kNone;
+    if (why == RetryCause::kNotNow) keeper->NoteRefusal(partition(k), to.error.message);
     if (why != RetryCause::kNone) open->Add(part.entries[k], why);
   }
 }
@@ -373,7 +377,7 @@ Task<void> RouteWriteBatch(RouteKeeper* keeper, WriteBatchCall* call) {
     last.reset();
     for (auto& [node, part] : parts) {
       for (const size_t i : part.entries) call->reply.success.results[i] = api::WriteResult();
-      TakeWrites(keeper->map(), call, part, &values, &sessions, &open);
+      TakeWrites(keeper, call, part, &values, &sessions, &open);
       if (!part.answer.answered() && part.answer.sent) {
         for (const size_t i : part.entries) lost[i] = true;
       }

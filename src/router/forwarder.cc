@@ -248,7 +248,10 @@ Task<RetryCause> Forwarder::Try(PointCall* call) {
   }
   const RetryCause cause = CauseOf(call->error);
   if (cause == RetryCause::kMisrouted) NoteMisrouted(call);
-  if (cause == RetryCause::kNotNow) keeper_->Refresh();
+  if (cause == RetryCause::kNotNow) {
+    keeper_->NoteRefusal(keeper_->map().RouteOfHash(call->hash).partition, call->error.message);
+    keeper_->Refresh();
+  }
   co_return cause;
 }
 

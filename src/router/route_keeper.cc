@@ -17,6 +17,8 @@ constexpr Nanos kPauseNs = 20 * kMillisecond;  // after a node that could not be
 constexpr Nanos kAnswerNs = 2 * kMillisecond;
 constexpr Nanos kLogIntervalNs = 10 * kSecond, kNoMapLogIntervalNs = 60 * kSecond;
 constexpr size_t kMostNamed = 3;  // nodes in a message
+constexpr Nanos kRefusalNs = 10 * kSecond;
+constexpr size_t kMaxRefusals = 1024, kMaxRefusalBytes = 512;
 constexpr Nanos kRefreshPauseNs = kMillisecond;  // between two rounds of questions
 
 }  // namespace
@@ -219,6 +221,23 @@ std::string RouteKeeper::WhyNoMap() const {
 std::string RouteKeeper::WhyNotReady() const {
   if (Status foreign = ForeignNodes(); !foreign.ok()) return foreign.message();
   return map_.complete() ? std::string() : "no map of the cluster: " + WhyNoMap();
+}
+
+void RouteKeeper::NoteRefusal(uint32_t partition, const std::string& why) {
+  const Nanos now_ns = reactor_.NowNs();
+  if (refusals_.size() >= kMaxRefusals) {
+    std::erase_if(refusals_, [now_ns](const auto& r) { return r.second.at_ns + kRefusalNs < now_ns; });
+    if (refusals_.size() >= kMaxRefusals) return;
+  }
+  refusals_[partition] = {now_ns, why.substr(0, kMaxRefusalBytes)};
+}
+
+std::map<uint32_t, std::string> RouteKeeper::Refusals() const {
+  std::map<uint32_t, std::string> recent;
+  for (const auto& [partition, refusal] : refusals_) {
+    if (refusal.at_ns + kRefusalNs >= reactor_.NowNs()) recent[partition] = refusal.why;
+  }
+  return recent;
 }
 
 // One reactor tells it for all.

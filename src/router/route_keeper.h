@@ -121,6 +121,10 @@ class RouteKeeper {
   }
   // Why there is no map, or none newer.
   const Status& trouble() const { return trouble_; }
+  // The master of the partition has refused a request for now: it has no lease, or too few replicas are in sync.
+  void NoteRefusal(uint32_t partition, const std::string& why);
+  // Those of the last ten seconds.
+  std::map<uint32_t, std::string> Refusals() const;
   // Each of the seeds has answered once, or could not be reached.
   bool seeds_tried() const;
   // kUnavailable: one of the seeds belongs to another cluster, or all nodes of the map do.
@@ -156,6 +160,11 @@ class RouteKeeper {
   std::vector<NewsAwaiter*> news_waiters_;
   WaitQueue changed_;  // news_, or stopping_
   TaskGroup tasks_;
+  struct Refusal {
+    Nanos at_ns = 0;
+    std::string why;
+  };
+  std::map<uint32_t, Refusal> refusals_;  // by partition, at most kMaxRefusals
   bool stopping_ = false, refreshing_ = false;
   Status trouble_;
   std::function<void()> on_complete_;

@@ -36,6 +36,12 @@ std::string ListOf(const std::vector<uint32_t>& partitions) {
   return text + (named < partitions.size() ? ", ..." : "");
 }
 
+std::string ListOf(const std::map<uint32_t, std::string>& refused) {
+  std::vector<uint32_t> partitions;
+  for (const auto& [partition, why] : refused) partitions.push_back(partition);
+  return ListOf(partitions) + (refused.empty() ? "" : ". For example: " + refused.begin()->second);
+}
+
 std::string Megabytes(int64_t bytes) { return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1 << 20)); }
 
 std::string StateOf(const NodeStatus& node, uint32_t reactors) {
@@ -81,6 +87,7 @@ void CollectStatus(RpcServer* server, RouteKeeper* keeper, RouterService* servic
   status->connections += server->metrics().connections.value();
   status->watches += service->watches().metrics().waiting.value();
   const ForwarderMetrics& forward = service->forwarder().metrics();
+  status->refused.merge(keeper->Refusals());
   status->totals.point_requests += forward.requests_total.value();
   status->totals.retries += forward.retries_total.value();
   status->totals.gave_up += forward.gave_up_total.value();
@@ -160,6 +167,10 @@ std::string StatusAsJson(const RouterStatus& status) {
   json["map_trouble"] = status.map_trouble;
   json["partitions_without_master"] = status.no_master;
   json["partitions_with_unreachable_master"] = status.unreachable;
+  json["partitions_refused"] = nlohmann::ordered_json::array();
+  for (const auto& [partition, why] : status.refused) {
+    json["partitions_refused"].push_back({{"partition", partition}, {"why", why}});
+  }
   json["memory_used_bytes"] = status.memory_used_bytes;
   json["memory_limit_bytes"] = status.memory_limit_bytes;
   json["client_connections"] = status.connections;
@@ -200,6 +211,7 @@ std::string StatusAsHtml(const RouterStatus& status) {
                                status.partitions, status.reactors_with_map, status.reactors));
   page.Fact("Partitions without a master", ListOf(status.no_master));
   page.Fact("Partitions whose master cannot be reached", ListOf(status.unreachable));
+  page.Fact("Partitions whose master has refused requests in the last 10 s", ListOf(status.refused));
   page.Fact("Memory of requests", Megabytes(status.memory_used_bytes) + " of " + Megabytes(status.memory_limit_bytes));
   page.Fact("Connections of clients", std::to_string(status.connections));
   page.Fact("Watches that wait", std::to_string(status.watches));

@@ -41,6 +41,7 @@ struct RouterStatus {
   std::map<std::string, NodeStatus> nodes;  // by address
   std::vector<uint32_t> no_master;          // partitions without a master that this router knows
   std::vector<uint32_t> unreachable;        // whose master it cannot reach
+  std::map<uint32_t, std::string> refused;  // whose master has refused a request in the last ten seconds, and why
   RouterTotals totals;
   int64_t rates_over_s = 0;  // what `rates` is the average of
   std::map<std::string, double> rates;

@@ -60,5 +60,22 @@ TEST_F(RouterTest, TheStatusSaysWhatTheRouterKnows) {
   EXPECT_THAT(html, AllOf(Not(HasSubstr("<script")), Not(HasSubstr("<1.0&>"))));
 }
 
+TEST_F(RouterTest, TheStatusSaysWhichMastersRefuse) {
+  const auto refused = [this] {
+    RouterStatus status;
+    CollectStatus(server_.get(), keeper_.get(), service_.get(), &status);
+    return status;
+  };
+  EXPECT_TRUE(refused().refused.empty());
+  MasterOf(0).manners.unavailable = 1000;
+  Put(KeyIn(0), "v", Budget(200));
+  const auto json = nlohmann::json::parse(StatusAsJson(refused()));
+  EXPECT_EQ(json["partitions_refused"], nlohmann::json::array({{{"partition", 0}, {"why", "not yet"}}}));
+  EXPECT_THAT(StatusAsHtml(refused()), HasSubstr("1: 0. For example: not yet"));
+  MasterOf(0).manners.unavailable = 0;
+  kernel_.RunFor(11 * kSecond);
+  EXPECT_TRUE(refused().refused.empty());
+}
+
 }  // namespace
 }  // namespace pando
