@@ -1,6 +1,10 @@
 #include "src/partition/cluster_marks.h"
 
+#include <fmt/chrono.h>
+
 #include <algorithm>
+#include <ctime>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -9,6 +13,15 @@
 #include "src/partition/write_pipeline.h"
 
 namespace pando {
+
+namespace {
+
+std::string UtcTime(int64_t unix_ms) {
+  constexpr int64_t kMsPerSecond = 1000;
+  return fmt::format("{:%Y-%m-%d %H:%M:%S} UTC", fmt::gmtime(static_cast<std::time_t>(unix_ms / kMsPerSecond)));
+}
+
+}  // namespace
 
 // -- the master
 
@@ -35,10 +48,12 @@ Status ClusterMarks::CheckMark(const CloseMark& mark) const {
   }
   if (!state_.clock.MayMark(mark.version)) {
     return Error(Code::kInvalidArgument,
-                 "partition {}: the snapshot of the cluster is to end at version {}, whose time is {} ms ahead of the "
-                 "clock of this node; at most {} ms are allowed: set the clocks of the nodes",
-                 state_.id(), mark.version, VersionMs(mark.version) - state_.reactor.WallMs(),
-                 2 * PartitionClock::kMaxLeadMs);
+                 "partition {}: the snapshot of the cluster would end at version {} ({}), which is {} ms ahead of the "
+                 "clock of this node; at most {} ms are allowed. If the clock of a node is wrong now, set it. If one "
+                 "was ahead and is right again, the versions that it gave remain, and the partitions come back to the "
+                 "clocks by one second in 64: there are no snapshots until then, but kvadmin export --latest works",
+                 state_.id(), mark.version, UtcTime(VersionMs(mark.version)),
+                 VersionMs(mark.version) - state_.reactor.WallMs(), 2 * PartitionClock::kMaxLeadMs);
   }
   if (snapshots_.of_cluster() + closing_.size() < kMaxSnapshots) return Status();
   return Error(Code::kOverloaded,

@@ -115,12 +115,19 @@ void TakeMarks(const Reply& reply, Errors* open) {
 }
 
 // The error of the request, from those of its partitions.
-api::KvError ErrorOf(const Errors& errors, const char* what, ApiCode when_gone = ApiCode::kSnapshotGone) {
+api::KvError ErrorOf(RouteKeeper* keeper, const Errors& errors, const char* what,
+                     ApiCode when_gone = ApiCode::kSnapshotGone) {
   const auto& [partition, first] = *errors.begin();
   api::KvError error = first;
   if (CauseOf(first) == RetryCause::kMisrouted) error = MakeError(ApiCode::kUnavailable, first.message);
-  error.message = fmt::format("{} partition{} could not {}; partition {}: {}", errors.size(),
-                              errors.size() == 1 ? "" : "s", what, partition, first.message);
+  const std::string own = fmt::format("partition {}: ", partition);
+  const std::string_view said = first.message;
+  const Route* route = keeper->map().Find(static_cast<uint32_t>(partition));
+  const RouteNode* node = route == nullptr ? nullptr : keeper->map().FindNode(route->master);
+  error.message =
+      fmt::format("{} partition{} could not {}; partition {}{}: {}", errors.size(), errors.size() == 1 ? "" : "s", what,
+                  partition, node == nullptr ? "" : fmt::format(" (node {} at {})", route->master, node->address),
+                  said.starts_with(own) ? said.substr(own.size()) : said);
   error.applied = static_cast<int32_t>(ApiApplied::kNo);
   if (error.code == static_cast<int32_t>(ApiCode::kSnapshotGone)) error.code = static_cast<int32_t>(when_gone);
   error.retryable = error.code == static_cast<int32_t>(ApiCode::kUnavailable) || first.retryable;
@@ -224,7 +231,12 @@ Task<void> RouteOpenSnapshot(RouteKeeper* keeper, OpenSnapshotCall* call) {
         keeper->reactor().NowNs() + kSecond >= call->deadline_ns)
       break;
   }
-  if (!call->answered && !failed.empty()) Refuse(call, ErrorOf(failed, "take the snapshot", ApiCode::kUnavailable));
+  if (call->answered || failed.empty()) co_return;
+  api::KvError error = ErrorOf(keeper, failed, "take the snapshot", ApiCode::kUnavailable);
+  // Whatever a node finds wrong with the mark, its client has chosen nothing of it.
+  if (error.code == static_cast<int32_t>(ApiCode::kBadRequest))
+    error.code = static_cast<int32_t>(ApiCode::kUnavailable);
+  Refuse(call, error);
 }
 
 Task<void> RouteRenewSnapshot(RouteKeeper* keeper, RenewSnapshotCall* call) {
@@ -248,7 +260,7 @@ Task<void> RouteRenewSnapshot(RouteKeeper* keeper, RenewSnapshotCall* call) {
   const Errors failed = co_await renewed;
   if (call->answered) co_return;
   if (!failed.empty()) {
-    Refuse(call, ErrorOf(failed, "renew the snapshot"));
+    Refuse(call, ErrorOf(keeper, failed, "renew the snapshot"));
     co_return;
   }
   reply.snapshot = request.snapshot;
@@ -267,7 +279,7 @@ Task<void> RouteReleaseSnapshot(RouteKeeper* keeper, ReleaseSnapshotCall* call) 
   if (call->answered) co_return;
   // A partition that could not be asked lets it expire.
   call->reply.success.existed = existed;
-  if (!existed && !failed.empty()) Refuse(call, ErrorOf(failed, "release the snapshot"));
+  if (!existed && !failed.empty()) Refuse(call, ErrorOf(keeper, failed, "release the snapshot"));
 }
 
 }  // namespace pando

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "gen-cpp/ClusterSnapshots.h"
 #include "gen-cpp/Kv.h"
 #include "gen-cpp/Routing.h"
 #include "gen-cpp/pando_constants.h"
@@ -97,6 +98,7 @@ class ScriptedNode final : public RpcService {
     Nanos delay_after_ns = 0;         // of a get: between that and its answer
     std::optional<Uuid> cluster;      // it belongs to this one; its connections were made before, unless they are reset
     bool old_hello = false;           // hello does not say the cluster
+    std::string refuses_marks;        // marks of snapshots are refused with BAD_REQUEST, and this
   };
 
   ScriptedNode(ScriptedCluster* cluster, NodeId id, SimKernel* kernel)
@@ -145,6 +147,8 @@ class ScriptedNode final : public RpcService {
     if (request.method == "hello") return Start<&ScriptedNode::Hello>(request, "hello");
     maps_asked += request.method == "getMap" ? 1 : 0;
     if (request.method == "getMap") return Start<&ScriptedNode::GetMap>(request, "getMap");
+    if (request.method == "clock") return Start<&ScriptedNode::Clock>(request, "clock");
+    if (request.method == "prepare") return Start<&ScriptedNode::Prepare>(request, "prepare");
     ++requests;
     if (manners.silent) return held_.push_back(request.id);
     if (request.method == "get") return Start<&ScriptedNode::Get>(request, "get");
@@ -186,6 +190,24 @@ class ScriptedNode final : public RpcService {
     }
     call->reply.success = manners.old_map ? kept_ : cluster_.Map();
     if (manners.cluster) call->reply.success.cluster_id = manners.cluster->ToString();
+  }
+
+  Task<void> Clock(RpcCall<api::ClusterSnapshots_clock_args, api::ClusterSnapshots_clock_result>* call) {
+    call->reply.success.highest = 1;
+    for (const int32_t id : call->args.request.partitions) {
+      call->reply.success.partitions.emplace_back().partition = id;
+    }
+    co_return;
+  }
+  Task<void> Prepare(RpcCall<api::ClusterSnapshots_prepare_args, api::ClusterSnapshots_prepare_result>* call) {
+    for (const int32_t id : call->args.request.partitions) {
+      api::PartitionMark& mark = call->reply.success.partitions.emplace_back();
+      mark.partition = id;
+      mark.confirmed = manners.refuses_marks.empty();
+      if (mark.confirmed) continue;
+      mark.__set_error(MakeError(ApiCode::kBadRequest, fmt::format("partition {}: {}", id, manners.refuses_marks)));
+    }
+    co_return;
   }
 
   // What the node's manners make of a request. True: it is to be answered.

@@ -356,6 +356,26 @@ TEST_F(RouterTest, AnotherClustersMapIsRefused) {
   EXPECT_LT(keeper_->metrics().refused_maps_total.value(), 60u);  // it is not asked again at once
 }
 
+// The client has chosen nothing of the mark, so what a node finds wrong with it breaks no rule of the client's.
+TEST_F(RouterTest, ASnapshotThatANodeRefusesIsNotTheClientsFault) {
+  node(1).manners.refuses_marks = "too far ahead";
+  struct Body {
+    static Task<void> Run(RpcClient* client, api::Kv_openSnapshot_args* args, api::Kv_openSnapshot_result* result) {
+      CHECK((co_await client->Call("openSnapshot", args, result, 20 * kSecond)).ok());
+    }
+  };
+  api::Kv_openSnapshot_args args;
+  api::Kv_openSnapshot_result result;
+  const Nanos began_ns = kernel_.now_ns();
+  kernel_.RunTask(*at_client_, Body::Run(client_.get(), &args, &result));
+  ASSERT_TRUE(result.__isset.error);
+  EXPECT_EQ(result.error.code, api::g_pando_constants.UNAVAILABLE);
+  EXPECT_FALSE(result.error.retryable);
+  EXPECT_EQ(result.error.message,
+            "3 partitions could not take the snapshot; partition 0 (node 1 at 10.0.0.1:7420): too far ahead");
+  EXPECT_LT(kernel_.now_ns() - began_ns, 3 * kSecond);
+}
+
 TEST_F(RouterTest, AnUnusualOrderOfFieldsIsUnderstood) {
   // The request before the context: legal Thrift, though no generated client sends it.
   api::Kv_put_args args;
