@@ -58,6 +58,25 @@ struct ReplicaStatus {
   25: i64 newest_change_ms
   /** The disk of its node lately had no room for a write of this partition. */
   26: bool disk_full
+  /** Requests that it has answered since its node opened it: those that only grow. */
+  27: i64 reads_total
+  28: i64 writes_total
+  29: i64 scans_total
+  /** What it takes on the disk. */
+  30: i64 used_bytes
+}
+
+/** What a node has done since it started: the difference of two of them is what it did meanwhile. */
+struct NodeTraffic {
+  /** Of a clock of the node that does not go back. */
+  1: i64 clock_ms
+  /** Time of processors that the process has used, and of how many its reactors can use all. */
+  2: i64 cpu_us
+  3: i32 processors
+  /** Answered requests of clients, how long all of them have taken together, and the bytes of both directions. */
+  4: i64 requests
+  5: i64 latency_us
+  6: i64 bytes
 }
 
 /** Whoever holds the topology's key `controller` gives the replicas of a node that stays away to other nodes. */
@@ -68,6 +87,8 @@ struct ControllerStatus {
   2: i32 replace_after_s
   /** What the holder is about to do, or why it does nothing: a sentence each. Empty on other nodes. */
   3: list<string> plans
+  /** How many nodes the traffic wants; 0 = unknown, or nobody measures it. */
+  4: i32 wanted_nodes
 }
 
 /** A split that runs, as the node of the partition's master sees it (docs/SPLIT.md). */
@@ -106,6 +127,8 @@ struct ReplicasReply {
   6: optional TopologyTrouble topology_trouble
   /** The newest revision of the topology that this node has seen. */
   7: i64 topology_revision
+  /** Of nodes with --auto_balance=log or on, unless they start or stop. */
+  8: optional NodeTraffic traffic
   /** Those of the partitions whose masters are here. */
   9: list<SplitStatus> splits
   15: optional pando.ReplyContext context

@@ -546,14 +546,15 @@ class Engine::Impl final : public LogReplaySink {
     if (!lookup.leaf || !failure_.ok()) return;
     ++batch_uses_;
     const RecordView& r = lookup.record;
-    const int64_t now_ms = static_cast<Replica*>(read->partition)->clock().NowMs(wall_ms);
+    auto* replica = static_cast<Replica*>(read->partition);
+    const int64_t now_ms = replica->clock().NowMs(wall_ms);
     if (!lookup.found || HasExpired(r.expires_at_ms, now_ms)) {
       read->outcome = PointRead::Outcome::kNotFound;
-      return;
+      return replica->CountRead();
     }
     if (r.overflow) {
       Frame* value = lookup.tree->FindOverflow(r.overflow_ref);
-      if (!value || !read->value) return;
+      if (!value || !read->value) return;  // PartitionReader reads it, and counts that
       pool_.Touch(value);
       pool_.CopyOverflow(*value, read->value);
     } else if (read->value) {
@@ -564,6 +565,7 @@ class Engine::Impl final : public LogReplaySink {
     read->version = r.version;
     read->expires_at_ms = r.expires_at_ms;
     read->outcome = PointRead::Outcome::kFound;
+    replica->CountRead();
   }
 
   EngineStats stats() const {

@@ -9,7 +9,9 @@
 namespace pando {
 
 uint64_t ResidentBytes();  // 0 if /proc cannot be read
-int UsableCpus();          // the number of CPUs that this process may run on
+// Time of processors that all threads of this process have used.
+uint64_t CpuTimeNs();
+int UsableCpus();  // the number of CPUs that this process may run on
 
 // Raises the soft limit on open descriptors to the hard limit. Returns the limit that is then in
 // effect.

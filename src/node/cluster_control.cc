@@ -1,4 +1,5 @@
 // Node: what the Cluster service asks of the whole node, and leaving the cluster in good order.
+#include "src/io/process.h"
 #include "src/node/node.h"
 #include "src/node/replica_sums.h"
 #include "src/replication/hosted_replica.h"
@@ -94,7 +95,12 @@ Task<Result<api::ReplicasReply>> Node::Replicas(Reactor& caller) {
         const Version newest = part->engine()->newest_change(report.partition).load(std::memory_order_relaxed);
         replicas.push_back(ToStatus(report));
         if (const Partition* held = part->engine()->partition(report.partition)) {
-          replicas.back().disk_full = held->stats().disk_full;
+          const PartitionStats stats = held->stats();
+          replicas.back().disk_full = stats.disk_full;
+          replicas.back().reads_total = static_cast<int64_t>(stats.reads_total);
+          replicas.back().writes_total = static_cast<int64_t>(stats.writes_total);
+          replicas.back().scans_total = static_cast<int64_t>(stats.scans_total);
+          replicas.back().used_bytes = static_cast<int64_t>(stats.used_bytes);
         }
         if (newest != UINT64_MAX) replicas.back().newest_change_ms = static_cast<int64_t>(VersionMs(newest));
       }
@@ -105,14 +111,39 @@ Task<Result<api::ReplicasReply>> Node::Replicas(Reactor& caller) {
   }
   auto installing = [this, &reply](Reactor& first) -> Task<std::vector<ReplicaInstaller::Report>> {
     AddTopologyHealth(cluster_->topology_health(), first.NowNs(), &reply);
-    if (controller_) reply.__set_controller(controller_->status());
+    if (controller_) {
+      api::ControllerStatus status = controller_->status();
+      if (balancer_) status.wanted_nodes = static_cast<int32_t>(balancer_->wanted_nodes());
+      reply.__set_controller(status);
+    }
     co_return installer_ ? installer_->reports() : std::vector<ReplicaInstaller::Report>();
   };
   const std::vector<ReplicaInstaller::Report> reports = co_await CallOn(caller, 0, std::move(installing));
   AddInstallations(reports, &reply);
+  // A node that stops gives all masterships away, and is to get none back.
+  if (options_.auto_balance != AutoBalance::kOff && health_.ready.load(std::memory_order_relaxed)) {
+    const api::NodeTraffic traffic = co_await Traffic(caller);
+    reply.__set_traffic(traffic);
+  }
   std::sort(reply.replicas.begin(), reply.replicas.end(),
             [](const auto& a, const auto& b) { return a.partition < b.partition; });
   co_return reply;
+}
+
+// All since the node has started.
+Task<api::NodeTraffic> Node::Traffic(Reactor& caller) {
+  api::NodeTraffic traffic;
+  for (size_t i = 0; i < parts_.size(); ++i) {
+    auto ask = [part = parts_[i]](Reactor&) -> Task<RequestSums> { co_return part->Requests(); };
+    const RequestSums sums = co_await CallOn(caller, static_cast<int>(i), std::move(ask));
+    traffic.requests += static_cast<int64_t>(sums.requests);
+    traffic.latency_us += static_cast<int64_t>(sums.latency_ns / 1000);
+    traffic.bytes += static_cast<int64_t>(sums.bytes);
+  }
+  traffic.clock_ms = caller.NowNs() / kMillisecond;
+  traffic.cpu_us = static_cast<int64_t>(CpuTimeNs() / 1000);
+  traffic.processors = std::min(static_cast<int32_t>(parts_.size()), UsableCpus());
+  co_return traffic;
 }
 
 Task<Result<api::TopologyReply>> Node::KnownTopology(Reactor& caller) {

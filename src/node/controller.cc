@@ -3,11 +3,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "gen-cpp/Cluster.h"
-#include "src/base/address.h"
 #include "src/replication/partition_record.h"
 #include "src/replication/replica_host.h"
-#include "src/rpc/rpc_client.h"
 
 namespace pando {
 
@@ -15,22 +12,17 @@ namespace {
 
 constexpr size_t kMaxPlans = 16;  // that the status shows
 
-template <typename Reply>
-Status ErrorOf(const Reply& reply) {
-  if (reply.__isset.success) return Status();
-  return Error(Code::kUnavailable, "{}", reply.__isset.error ? reply.error.message : "the answer has no result");
-}
-
 }  // namespace
 
 Controller::Controller(Reactor& reactor, NodeCluster* cluster, replication::PeerLinks* links, NodeControl* self,
-                       Registry* registry, Nanos replace_after_ns)
+                       Registry* registry, Nanos replace_after_ns, bool balances)
     : reactor_(reactor),
       cluster_(*cluster),
       links_(*links),
-      self_(*self),
+      masters_(reactor, cluster, links, self),
       registry_(registry),
-      replace_after_ns_(replace_after_ns) {
+      replace_after_ns_(replace_after_ns),
+      balances_(balances) {
   auto add = [this](std::string name, std::string help, const auto* metric) {
     registry_->Add(this, std::move(name), std::move(help), {}, metric);
   };
@@ -65,9 +57,9 @@ Task<void> Controller::Run() {
     LookAtNodes();
     LookAtPartitions();
     LookAtKey();
-    if (ReplaceAfter() != 0) {
+    if (ReplaceAfter() != 0 || balances_) {
       co_await TakeOrRenew();
-      if (MayDecide() && !stopping_) co_await Decide();
+      if (MayDecide() && !stopping_ && ReplaceAfter() != 0) co_await Decide();
     }
     if (!MayDecide() || ReplaceAfter() == 0) {
       plans_.clear();
@@ -107,7 +99,7 @@ void Controller::LookAtPartitions() {
            replication::ReplicaOn(at->second.record, begun.second.gone) == nullptr;
   });
   for (const auto& [id, partition] : cluster_.newest().partitions) {
-    if (partition.record.isr.size() <= partition.record.replicas) {
+    if (partition.record.isr.size() <= partition.record.replicas || moving_.contains(id)) {
       surplus_since_ns_.erase(id);
     } else {
       surplus_since_ns_.emplace(id, reactor_.NowNs());
@@ -154,8 +146,10 @@ Task<void> Controller::TakeOrRenew() {
   next_write_ns_ = reactor_.NowNs() + kRenewNs + static_cast<Nanos>(reactor_.Random() % kTickNs);
   if (!outcome.ok() || outcome->kind != CasOutcome::Kind::kStored) co_return;
   held_ns_ = now_ns;
-  LOG_IF(INFO, !mine) << "this node decides from now on which replicas of nodes that stay away other nodes get; a node "
-                      << "is replaced after " << ReplaceAfter() / kSecond << " s";
+  LOG_IF(INFO, !mine && ReplaceAfter() != 0) << "this node decides from now on which replicas of nodes that stay away "
+                                                "other nodes get; a node is replaced after "
+                                             << ReplaceAfter() / kSecond << " s";
+  LOG_IF(INFO, !mine && balances_) << "this node measures the traffic of all nodes from now on (--auto_balance)";
 }
 
 // -- what is done
@@ -210,47 +204,8 @@ Task<void> Controller::CarryOut(ReplacementStep step) {
 }
 
 Task<Status> Controller::Ask(const ReplacementStep& step) {
-  const ClusterMap& map = cluster_.newest();
-  const PartitionRecord& record = map.partitions.at(step.partition).record;
-  const NodeId master = replication::NodeOf(record, record.master).value_or(0);
-  if (master == cluster_.node()) co_return co_await AskSelf(step);
-  const auto node = map.nodes.find(master);
-  if (node == map.nodes.end() || away_since_ns_.contains(master)) {
-    co_return Error(Code::kUnavailable, "its master is on node {}, which is not reached", master);
-  }
-  co_return co_await AskOver(step, node->second.record.client_address);
-}
-
-Task<Status> Controller::AskSelf(const ReplacementStep& step) {
-  if (step.kind == ReplacementStep::Kind::kAdd) {
-    co_return (co_await self_.AddReplica(reactor_, step.partition, step.node, /*replaces=*/true)).TakeStatus();
-  }
-  co_return (co_await self_.RemoveReplica(reactor_, step.partition, step.replica, /*replaced=*/true)).TakeStatus();
-}
-
-Task<Status> Controller::AskOver(const ReplacementStep& step, std::string address) {
-  CO_ASSIGN_OR_RETURN(const HostPort at, ParseHostPort(address));
-  RpcClient client(reactor_);
-  Status status = co_await client.Connect(at.host, at.port, kConnectNs);
-  if (status.ok() && step.kind == ReplacementStep::Kind::kAdd) {
-    api::Cluster_addReplica_args args;
-    api::Cluster_addReplica_result reply;
-    args.request.partition = static_cast<int32_t>(step.partition);
-    args.request.node = static_cast<int32_t>(step.node);
-    args.request.replaces = true;
-    status = co_await client.Call("addReplica", &args, &reply, kCallNs);
-    if (status.ok()) status = ErrorOf(reply);
-  } else if (status.ok()) {
-    api::Cluster_removeReplica_args args;
-    api::Cluster_removeReplica_result reply;
-    args.request.partition = static_cast<int32_t>(step.partition);
-    args.request.replica = step.replica.ToString();
-    args.request.replaced = true;
-    status = co_await client.Call("removeReplica", &args, &reply, kCallNs);
-    if (status.ok()) status = ErrorOf(reply);
-  }
-  co_await client.Close();
-  co_return status;
+  if (step.kind == ReplacementStep::Kind::kAdd) co_return co_await masters_.AddReplica(step.partition, step.node);
+  co_return co_await masters_.RemoveReplica(step.partition, step.replica);
 }
 
 api::ControllerStatus Controller::status() const {

@@ -17,12 +17,15 @@
 #pragma once
 
 #include <map>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gen-cpp/cluster_types.h"
 #include "src/metrics/registry.h"
 #include "src/node/kv_backend.h"
+#include "src/node/master_calls.h"
 #include "src/node/node_cluster.h"
 #include "src/node/reactor_part.h"
 #include "src/topology/replacement.h"
@@ -32,9 +35,9 @@ namespace pando {
 class Controller {
  public:
   // All pointers outlive this object. `links`: of reactor 0. `replace_after_ns`: 0 = never, unless the topology says
-  // otherwise; then kReplaceAfterNs.
+  // otherwise; then kReplaceAfterNs. `balances`: the key is wanted in any case, for the Balancer.
   Controller(Reactor& reactor, NodeCluster* cluster, replication::PeerLinks* links, NodeControl* self,
-             Registry* registry, Nanos replace_after_ns);
+             Registry* registry, Nanos replace_after_ns, bool balances);
   ~Controller();  // REQUIRES: Stop has returned
 
   // Once the node has joined.
@@ -45,10 +48,15 @@ class Controller {
 
   static constexpr Nanos kReplaceAfterNs = 1800 * kSecond;
 
+  // CO1. Whether this node holds the key.
+  bool MayDecide() const;
+  // Replicas of these partitions move because of the Balancer: it removes what is one too many.
+  void LeaveSurplusOf(std::set<uint32_t> partitions) { moving_ = std::move(partitions); }
+
  private:
   static constexpr Nanos kTickNs = 500 * kMillisecond, kRenewNs = 2 * kSecond, kHoldNs = 8 * kSecond;
   static constexpr Nanos kTakeAfterNs = 10 * kSecond;
-  static constexpr Nanos kTopologyNs = 2 * kSecond, kConnectNs = kSecond, kCallNs = 3 * kSecond;
+  static constexpr Nanos kTopologyNs = 2 * kSecond;
   static constexpr size_t kMovesAtOnce = 4;
 
   Task<void> Run();
@@ -57,21 +65,20 @@ class Controller {
   void LookAtNodes();
   void LookAtPartitions();
   void LookAtKey();
-  bool MayDecide() const;
   Task<void> TakeOrRenew();
   Task<void> Decide();
   Task<void> CarryOut(ReplacementStep step);
   Task<Status> Ask(const ReplacementStep& step);
-  Task<Status> AskSelf(const ReplacementStep& step);
-  Task<Status> AskOver(const ReplacementStep& step, std::string address);
 
   Reactor& reactor_;
   NodeCluster& cluster_;
   replication::PeerLinks& links_;
-  NodeControl& self_;
+  MasterCalls masters_;
   Registry* const registry_;
   const Nanos replace_after_ns_;
+  const bool balances_;
   std::map<NodeId, Nanos> away_since_ns_;
+  std::set<uint32_t> moving_;                   // LeaveSurplusOf
   std::map<uint32_t, Nanos> surplus_since_ns_;  // partitions with more replicas in sync than there should be
   Revision key_revision_ = 0;
   Nanos key_changed_ns_ = 0;  // when this node saw that

@@ -40,6 +40,14 @@ DEFINE_int64(
     replace_after_s, 0,
     "Of a node of a cluster: when another node has been away for this many seconds, its replicas are given to "
     "the others, unless a third or more of the nodes are away; 0: never. kvadmin rebalance --replace overrides it.");
+DEFINE_string(
+    auto_balance, "off",
+    "Of a node of a cluster, the same on all: measure the traffic of all nodes, publish how many are wanted "
+    "(/wanted_nodes), and move masterships and replicas off nodes that have too much: on, or log: only say what "
+    "would move.");
+DEFINE_uint32(balance_moves_per_minute, 2, "With --auto_balance=on: most masterships and replicas that begin to move.");
+DEFINE_uint32(balance_target_percent, 60,
+              "With --auto_balance: so many nodes are wanted that each uses this part of its processors' time.");
 DEFINE_bool(guard, true,
             "Of a node of a cluster: run under a guard, a parent process that tells the other nodes when this one has "
             "ended, so that they need not wait for its leases. Off: for debuggers.");
@@ -190,7 +198,9 @@ void PrintHelp() {
       {"Network",
        {"listen", "http_port", "max_connections", "default_budget_ms", "max_budget_ms", "stall_timeout_s",
         "idle_timeout_s"}},
-      {"Cluster", {"topology", "node_id", "peer_listen", "guard", "install_mb_per_s", "replace_after_s"}},
+      {"Cluster",
+       {"topology", "node_id", "peer_listen", "guard", "install_mb_per_s", "replace_after_s", "auto_balance",
+        "balance_moves_per_minute", "balance_target_percent"}},
       {"Resources",
        {"memory_limit_mb", "log_budget_mb", "log_budget_records", "log_retained_mb", "checkpoint_interval_s",
         "snapshot_max_age_s", "scrub_mb_per_s", "scrub_interval_h", "release_space_mb_per_s", "release_space_after_s",
@@ -233,6 +243,9 @@ Status OptionsFromFlags(NodeOptions* options) {
   options->node_id = FLAGS_node_id;
   options->install_mb_per_s = FLAGS_install_mb_per_s;
   options->replace_after_s = FLAGS_replace_after_s;
+  ASSIGN_OR_RETURN(options->auto_balance, ParseAutoBalance(FLAGS_auto_balance));
+  options->balance_moves_per_minute = FLAGS_balance_moves_per_minute;
+  options->balance_target_percent = FLAGS_balance_target_percent;
   if (!FLAGS_peer_listen.empty()) {
     if (Status status = ParseListen(FLAGS_peer_listen, &options->peer_host, &options->peer_port); !status.ok()) {
       return Error(Code::kInvalidArgument, "--peer_listen: {}", status.message());

@@ -260,15 +260,21 @@ Task<Status> Node::EnterCluster(Reactor& first) {
   CO_RETURN_IF_ERROR(co_await cluster_->Join(FormatHostPort(options_.host, port_), std::move(addresses), &parts_));
   installer_->Start();
   NodeControl* self = this;
-  controller_ = std::make_unique<Controller>(first, cluster_.get(), &parts_[0]->replica_host()->links(), self,
-                                             &registry_, options_.replace_after_s * kSecond);
+  controller_ =
+      std::make_unique<Controller>(first, cluster_.get(), &parts_[0]->replica_host()->links(), self, &registry_,
+                                   options_.replace_after_s * kSecond, options_.auto_balance != AutoBalance::kOff);
   controller_->Start();
+  if (options_.auto_balance == AutoBalance::kOff) co_return Status();
+  balancer_ = std::make_unique<Balancer>(first, cluster_.get(), &parts_[0]->replica_host()->links(), self,
+                                         controller_.get(), &registry_, options_);
+  balancer_->Start();
   co_return Status();
 }
 
 Task<Status> Node::ServeHttp(Reactor& first) {
   if (options_.http_port < 0) co_return Status();
   http_ = std::make_unique<HttpServer>(first, &registry_, &health_, &shared_->memory);
+  http_->AddPage("/wanted_nodes", kHttpJson, [this] { return WantedNodesPage(); });
   auto listen = [this] {
     return http_->Listen(options_.host, static_cast<uint16_t>(options_.http_port), budgets_.get());
   };
@@ -277,6 +283,15 @@ Task<Status> Node::ServeHttp(Reactor& first) {
   LOG(INFO) << "serving http " << FormatHostPort(options_.host, http_port_)
             << "; /readyz answers 503 until the storage engine has recovered";
   co_return Status();
+}
+
+Task<HttpPage> Node::WantedNodesPage() const {
+  if (!options_.clustered()) co_return HttpPage::NotKnown("this node belongs to no cluster\n");
+  if (options_.auto_balance == AutoBalance::kOff) {
+    co_return HttpPage::NotKnown(
+        "nobody measures the traffic: start all nodes with --auto_balance=log or --auto_balance=on\n");
+  }
+  co_return balancer_ ? balancer_->Page() : HttpPage::NotKnown("not ready: starting or stopping\n");
 }
 
 // An engine of one of the old reactors gets the memory of all new ones.
@@ -411,6 +426,8 @@ Task<Status> Node::StopOnReactor(Reactor& first) {
   bool checkpoint = !health_.failed.load(std::memory_order_relaxed);
   // First, while everything that a change may wait for still goes on.
   Status status;
+  if (balancer_) co_await balancer_->Stop();
+  balancer_.reset();
   if (controller_) co_await controller_->Stop();
   controller_.reset();
   if (installer_) co_await installer_->Stop();

@@ -18,6 +18,7 @@
 #include "src/io/connection_budget.h"
 #include "src/io/file.h"
 #include "src/io/reactor_group.h"
+#include "src/node/balancer.h"
 #include "src/node/controller.h"
 #include "src/node/installer.h"
 #include "src/node/kv_backend.h"
@@ -53,6 +54,7 @@ class Node final : private NodeControl {
   Task<Status> StartOnReactor(Reactor& first);
   Task<Status> StopOnReactor(Reactor& first);
   Task<Status> ServeHttp(Reactor& first);
+  Task<HttpPage> WantedNodesPage() const;
   Task<Status> ChangeReactorsIfNeeded(Reactor& first);
   Task<Status> OpenEngines(Reactor& first);
   Task<Status> ListenAll(Reactor& first);
@@ -93,6 +95,7 @@ class Node final : private NodeControl {
   Task<Result<bool>> RemoveReplica(Reactor& caller, uint32_t partition, Uuid replica, bool replaced) override;
   Task<Result<api::AggregateReplicaReply>> AggregateReplica(Reactor& caller,
                                                             api::AggregateReplicaRequest request) override;
+  Task<api::NodeTraffic> Traffic(Reactor& caller);
   Task<Status> CheckTopologyAnswers(Reactor& caller, uint32_t partition);
   Task<Result<KeptLog>> KeepLogFor(Reactor& caller, uint32_t partition, Uuid replica, bool anew);
 
@@ -114,6 +117,7 @@ class Node final : private NodeControl {
   std::unique_ptr<NodePartitions> partitions_;   // belongs to reactor 0
   std::unique_ptr<ReplicaInstaller> installer_;  // belongs to reactor 0; null: this node is alone
   std::unique_ptr<Controller> controller_;       // the same
+  std::unique_ptr<Balancer> balancer_;           // the same; null also with --auto_balance=off
   std::vector<WaitQueue*> main_waits_;           // each reactor's main task waits here until Stop
   std::unique_ptr<HttpServer> http_;             // belongs to reactor 0
   uint16_t port_ = 0, http_port_ = 0;

@@ -42,6 +42,7 @@ constexpr uint64_t kMaxScrubMbPerS = 1'000'000;
 constexpr uint64_t kMaxReleaseMbPerS = 1'000'000;
 constexpr uint64_t kMaxInstallMbPerS = 1'000'000;
 constexpr int64_t kMaxReplaceAfterS = 30LL * 24 * 3600;
+constexpr uint32_t kMaxMovesPerMinute = 600;
 constexpr int64_t kMaxReleaseAfterS = 30 * 24 * 3600;
 constexpr int64_t kMaxScrubIntervalH = 100'000;
 constexpr int64_t kMaxCheckpointIntervalS = 30 * 24 * 3600;
@@ -192,6 +193,14 @@ Status CheckTimes(const NodeOptions& options) {
     return Error(Code::kInvalidArgument, "--release_space_after_s={}; it must be from 1 to {}",
                  options.release_space_after_s, kMaxReleaseAfterS);
   }
+  if (options.balance_moves_per_minute < 1 || options.balance_moves_per_minute > kMaxMovesPerMinute) {
+    return Error(Code::kInvalidArgument, "--balance_moves_per_minute={}; it must be from 1 to {}",
+                 options.balance_moves_per_minute, kMaxMovesPerMinute);
+  }
+  if (options.balance_target_percent < 10 || options.balance_target_percent > 95) {
+    return Error(Code::kInvalidArgument, "--balance_target_percent={}; it must be from 10 to 95",
+                 options.balance_target_percent);
+  }
   if (options.replace_after_s < 0 || options.replace_after_s > kMaxReplaceAfterS) {
     return Error(Code::kInvalidArgument, "--replace_after_s={}; it must be from 1 to {}, or 0 for never",
                  options.replace_after_s, kMaxReplaceAfterS);
@@ -206,6 +215,13 @@ Status CheckTimes(const NodeOptions& options) {
 }
 
 }  // namespace
+
+Result<AutoBalance> ParseAutoBalance(const std::string& text) {
+  if (text == "off") return AutoBalance::kOff;
+  if (text == "log") return AutoBalance::kLog;
+  if (text == "on") return AutoBalance::kOn;
+  return Error(Code::kInvalidArgument, "--auto_balance={}; it must be off, log or on", text);
+}
 
 Status CheckOptions(const NodeOptions& options) {
   if (options.data_dir.empty()) {

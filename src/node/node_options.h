@@ -14,6 +14,11 @@
 
 namespace pando {
 
+// Whether replicas move off nodes with too much traffic (src/node/balancer.h): not at all, or it is only logged, or
+// done.
+enum class AutoBalance : uint8_t { kOff, kLog, kOn };
+Result<AutoBalance> ParseAutoBalance(const std::string& text);
+
 struct NodeOptions {
   std::string data_dir;
   std::string host = "127.0.0.1";
@@ -49,10 +54,13 @@ struct NodeOptions {
   // Where the other nodes reach this one. Reactor i listens on port + i; 0: any free ports.
   std::string peer_host;  // empty: that of `host`
   uint16_t peer_port = 0;
-  int guard_descriptor = -1;      // of RunGuarded
-  int64_t replace_after_s = 0;    // a node of the cluster that stays away is replaced after so long; 0: never
-  uint64_t install_mb_per_s = 0;  // of pages that come for replicas of this node; 0: no limit
-  replication::Rules rules;       // no flag sets them, and production never changes them
+  int guard_descriptor = -1;    // of RunGuarded
+  int64_t replace_after_s = 0;  // a node of the cluster that stays away is replaced after so long; 0: never
+  AutoBalance auto_balance = AutoBalance::kOff;
+  uint32_t balance_moves_per_minute = 2;
+  uint32_t balance_target_percent = 60;  // so busy the nodes are as many as are wanted
+  uint64_t install_mb_per_s = 0;         // of pages that come for replicas of this node; 0: no limit
+  replication::Rules rules;              // no flag sets them, and production never changes them
   bool clustered() const { return !topology.empty(); }
 };
 

@@ -299,6 +299,17 @@ Task<ReactorPartStatus> ReactorPart::CollectStatus() {
   co_return status;
 }
 
+RequestSums ReactorPart::Requests() const {
+  RequestSums sums;
+  for (const auto& method : service_->method_metrics()) {
+    sums.requests += method->requests_total.value();
+    sums.latency_ns += method->latency_ns.sum();
+  }
+  const RpcMetrics& m = server_->metrics();
+  sums.bytes = m.received_bytes_total.value() + m.sent_bytes_total.value();
+  return sums;
+}
+
 Task<DamageReport> ReactorPart::Scrub(bool start, uint64_t bytes_per_s) {
   if (start) engine_->scrubber().StartPass(bytes_per_s);
   DamageReport report{engine_->scrubber().report()};

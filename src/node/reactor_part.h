@@ -48,6 +48,12 @@ struct EngineGauges {
   Gauge snapshots, cluster_snapshots, snapshot_pinned_bytes, changes_kept;
 };
 
+// Of clients, since the start.
+struct RequestSums {
+  uint64_t requests = 0, latency_ns = 0;  // of all of them together; gets that are answered from memory take none
+  uint64_t bytes = 0;                     // received and sent
+};
+
 struct ReactorPartStatus {
   std::vector<api::PartitionStatus> partitions;
   std::optional<QuarantinedPartition> quarantined;  // the first one
@@ -114,6 +120,7 @@ class ReactorPart final : private replication::HostObserver {
   // Of any reactor, in a cluster: what is new in its map.
   void TellMap(const MapNews& news);
   Task<ReactorPartStatus> CollectStatus();
+  RequestSums Requests() const;
   // What is known to be damaged here. With `start`, first begins a pass at
   // `bytes_per_s` (0 = the engine's configured rate).
   Task<DamageReport> Scrub(bool start, uint64_t bytes_per_s);

@@ -204,6 +204,7 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
   bool has_units_to_apply() const { return state_.applied_lsn < state_.durable_lsn; }
   bool has_snapshots() const { return snapshots_.size() > 0; }
   const PartitionClock& clock() const { return state_.clock; }
+  void CountRead() { ++state_.stats.reads_total; }  // that the engine answered from memory
   Tree& tree() { return *state_.tree; }
   const PartitionFile& partition_file() const { return *state_.file; }
   PartitionFile& mutable_partition_file() { return *state_.file; }

@@ -163,7 +163,7 @@ Task<RouterStatus> Router::GatherStatus() {
   co_return status;
 }
 
-Task<std::string> Router::RenderStatus(std::string (*render)(const RouterStatus&)) {
+Task<HttpPage> Router::RenderStatus(std::string (*render)(const RouterStatus&)) {
   const RouterStatus status = co_await GatherStatus();
   co_return render(status);
 }

@@ -49,7 +49,7 @@ class Router {
   Task<Status> HearSeeds(Reactor& first);
   // What the status page shows.
   Task<RouterStatus> GatherStatus();
-  Task<std::string> RenderStatus(std::string (*render)(const RouterStatus&));
+  Task<HttpPage> RenderStatus(std::string (*render)(const RouterStatus&));
   Task<void> StopOnReactor(Reactor& first);
   Task<void> StopPartOn(Reactor* caller, size_t index);
   Task<void> StopPart(Part* part);

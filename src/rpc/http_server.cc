@@ -138,7 +138,7 @@ HttpServer::~HttpServer() {
   for (const auto& page : pages_) account_.Release(static_cast<int64_t>(page->text.size()));
 }
 
-void HttpServer::AddPage(std::string path, std::string type, std::function<Task<std::string>()> make) {
+void HttpServer::AddPage(std::string path, std::string type, std::function<Task<HttpPage>()> make) {
   auto page = std::make_unique<Page>();
   page->path = std::move(path);
   page->type = std::move(type);
@@ -264,20 +264,21 @@ void HttpServer::AnswerPage(Page* page, Peer* peer, bool head_only) {
   if (!std::exchange(page->rendering, true)) tasks_.Spawn(RenderPage(page));
 }
 
-Task<std::string> HttpServer::RenderMetrics() { co_return co_await Offload(reactor_, RenderRegistry{registry_}); }
+Task<HttpPage> HttpServer::RenderMetrics() { co_return co_await Offload(reactor_, RenderRegistry{registry_}); }
 
 Task<void> HttpServer::RenderPage(Page* page) {
   // Suspends while another thread renders. Peers may come and go meanwhile.
-  Task<std::string> making = page->make();
-  std::string text = co_await making;
+  Task<HttpPage> making = page->make();
+  HttpPage made = co_await making;
   page->rendering = false;
   account_.Release(static_cast<int64_t>(page->text.size()));
-  page->text = std::move(text);
+  page->text = made.known ? made.text : "";
   account_.Force(static_cast<int64_t>(page->text.size()));
   page->rendered_ns = reactor_.NowNs();
   for (auto& peer : peers_) {
     if (peer->page() != page || peer->closing()) continue;
-    peer->Send(ReplyPage(page->type, page->text, peer->head_only()));
+    peer->Send(made.known ? ReplyPage(page->type, made.text, peer->head_only())
+                          : Reply(503, "Service Unavailable", kText, made.text, peer->head_only()));
   }
 }
 

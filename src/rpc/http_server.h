@@ -71,6 +71,18 @@ struct HttpMetrics {
   Counter requests_total, bad_requests_total, evicted_total, timed_out_total;
 };
 
+// What a page shows: 200 and the page, or, if what it shows is not known at the moment, 503 and a text that says why.
+struct HttpPage {
+  HttpPage(std::string page) : text(std::move(page)) {}  // NOLINT(google-explicit-constructor)
+  static HttpPage NotKnown(std::string why) {
+    HttpPage page(std::move(why));
+    page.known = false;
+    return page;
+  }
+  std::string text;
+  bool known = true;
+};
+
 class HttpServer final : public AcceptHandler {
  public:
   // All that is passed in outlives the server. `filters` are put on every connection; null = none.
@@ -79,7 +91,7 @@ class HttpServer final : public AcceptHandler {
   ~HttpServer();  // REQUIRES: Shutdown has finished
 
   // A page that `make` renders. `type`: kHttpHtml or kHttpJson. REQUIRES: Listen was not called.
-  void AddPage(std::string path, std::string type, std::function<Task<std::string>()> make);
+  void AddPage(std::string path, std::string type, std::function<Task<HttpPage>()> make);
   // Returns the port. kAlreadyExists if another process listens on it: the port is never shared.
   // Of `budgets`, that of the HTTP listeners bounds this server's socket descriptors, including
   // those that are being closed. They outlive the reactor; null = no bound.
@@ -96,8 +108,8 @@ class HttpServer final : public AcceptHandler {
   friend class Peer;
   struct Page {
     std::string path, type;
-    std::function<Task<std::string>()> make;
-    std::string text;
+    std::function<Task<HttpPage>()> make;
+    std::string text;  // empty: none that may be sent again
     Nanos rendered_ns = 0;
     bool rendering = false;
   };
@@ -108,7 +120,7 @@ class HttpServer final : public AcceptHandler {
   void Answer(Peer* peer, std::string_view method, std::string_view target);
   void AnswerPage(Page* page, Peer* peer, bool head_only);
   Task<void> RenderPage(Page* page);
-  Task<std::string> RenderMetrics();
+  Task<HttpPage> RenderMetrics();
 
   Reactor& reactor_;
   const Registry* const registry_;

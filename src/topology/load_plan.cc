@@ -39,11 +39,13 @@ class Planner {
   }
 
   LoadPlan Plan() {
+    bool idle = false;  // somebody has room for much
+    for (size_t n = 0; n < load_.size(); ++n) idle = idle || (in_.nodes[n].takes && Load(n) < kIdle * mean_);
     for (size_t n = 0; n < load_.size(); ++n) {
       const NodeId id = in_.nodes[n].place.id;
       plan_.loads[id] = mean_ > 0 ? Load(n) / mean_ : 0;
-      const double bound = in_.hot.contains(id) ? kCool : kHot;
-      if (mean_ >= kLeastMeanLoad && Load(n) > bound * mean_) plan_.hot.insert(id);
+      const double bound = idle || in_.hot.contains(id) ? kCool : kHot;
+      if (in_.nodes[n].takes && mean_ >= kLeastMeanLoad && Load(n) > bound * mean_) plan_.hot.insert(id);
     }
     while (plan_.moves.size() < in_.most_moves) {
       std::optional<Choice> choice = BestOfHottest();
@@ -92,7 +94,7 @@ class Planner {
               [&](size_t a, size_t b) { return std::pair(-Load(a), a) < std::pair(-Load(b), b); });
     for (const size_t n : hot) {
       std::optional<Choice> best = BestMaster(n);
-      if (!best) best = BestReplica(n);
+      if (!best && copies_ < in_.most_copies) best = BestReplica(n);
       if (best) return best;
     }
     return std::nullopt;
@@ -131,7 +133,7 @@ class Planner {
       const double cost = s.master == IdOf(from) ? LeaderLoad(s.p->traffic) : FollowerLoad(s.p->traffic);
       for (size_t to = 0; to < load_.size(); ++to) {
         const bool holds = std::find(s.holders.begin(), s.holders.end(), IdOf(to)) != s.holders.end();
-        if (holds || !in_.nodes[to].takes) continue;
+        if (holds || !in_.nodes[to].takes || in_.nodes[to].disk_full) continue;
         if (!SameZone(from, to) && CountInZoneOf(s, to) + 1 > CountInZoneOf(s, from)) continue;
         Consider({LoadMove::Kind::kReplica, i, from, to, cost, 0, s.p->bytes}, &best);
       }
@@ -154,7 +156,10 @@ class Planner {
     load_[c.from] -= c.cost;
     load_[c.to] += c.cost;
     if (s.master == from) s.master = to;
-    if (c.kind == LoadMove::Kind::kReplica) *std::find(s.holders.begin(), s.holders.end(), from) = to;
+    if (c.kind == LoadMove::Kind::kReplica) {
+      *std::find(s.holders.begin(), s.holders.end(), from) = to;
+      ++copies_;
+    }
     s.may_move = false;  // LP3
   }
 
@@ -163,6 +168,7 @@ class Planner {
   std::vector<double> load_;  // not divided by the weight
   double mean_ = 0;           // per weight
   std::vector<State> partitions_;
+  size_t copies_ = 0;  // that are planned
   LoadPlan plan_;
 };
 
@@ -196,7 +202,7 @@ LoadPlan LoadHistory::Plan(LoadInput input, int64_t now_ms) {
   while (!last_moves_ms_.empty() && now_ms - last_moves_ms_.front() >= 60'000) last_moves_ms_.pop_front();
   for (const auto& [partition, moved_ms] : moved_ms_) input.resting.insert(partition);
   input.hot = relieved_;
-  input.most_moves = moves_per_minute_ - std::min(moves_per_minute_, last_moves_ms_.size());
+  input.most_moves = std::min(kMostAtOnce, moves_per_minute_ - std::min(moves_per_minute_, last_moves_ms_.size()));
   LoadPlan plan = PlanLoad(input);
   std::erase_if(hot_since_ms_, [&plan](const auto& hot) { return !plan.hot.contains(hot.first); });
   for (const NodeId node : plan.hot) hot_since_ms_.try_emplace(node, now_ms);

@@ -1,10 +1,10 @@
 // PlanLoad: which masterships, and then which replicas, should leave nodes that have more than their share of the
 // traffic, and how many nodes the traffic wants.
 //
-// The load of a node is what the replicas that it holds cost (LoadOf), divided by its weight. A node is hot if that is
-// well above the mean. It is relieved by the move that makes the greater load of its two nodes the smallest: of a
-// mastership to a replica that is in sync, which copies nothing; only if none helps, of a replica to a node that has
-// none.
+// The load of a node is what the replicas that it holds cost (LeaderLoad, FollowerLoad), divided by its weight. A node
+// is hot if that is well above the mean (kHot). It is relieved by the move that makes the greater load of its two nodes
+// the smallest: of a mastership to a replica that is in sync, which copies nothing; only if none helps, of a replica to
+// a node that has none.
 //
 // LoadHistory keeps what a plan needs of the time before: which nodes are being relieved, what has moved lately, and
 // for how long another number of nodes has been wanted. So traffic that comes and goes moves nothing back and forth.
@@ -17,8 +17,7 @@
 //   LP2  A replica goes only to an active node that holds none of its partition, and no zone then has more of them than
 //        the one that it leaves had.
 //   LP3  A partition moves at most once within kRestMs, and only while all of its replicas are in sync; and there are
-//   at
-//        most `moves_per_minute` moves within a minute.
+//        at most `moves_per_minute` moves within a minute.
 #pragma once
 
 #include <cstdint>
@@ -49,7 +48,8 @@ struct LoadedPartition {
 
 struct LoadedNode {
   PlacementNode place;
-  bool takes = true;         // active and reachable: it may get something
+  bool takes = true;         // active and reachable: it may get something. Others are left to whoever drains them
+  bool disk_full = false;    // it gets no replica
   double busy = 0;           // the part of its processors' time that it has used, 0 to 1
   double latency_ms = 0;     // mean, of its requests
   double requests = 0;       // per second
@@ -69,9 +69,9 @@ struct LoadMove {
 struct LoadInput {
   std::vector<LoadedNode> nodes;
   std::vector<LoadedPartition> partitions;
-  std::set<NodeId> hot;        // that were hot in the plan before: relieved until they are not above kCool
-  std::set<uint32_t> resting;  // partitions that have moved lately
-  size_t most_moves = 1;
+  std::set<NodeId> hot;                    // that were hot in the plan before: relieved until they are not above kCool
+  std::set<uint32_t> resting;              // partitions that have moved lately
+  size_t most_moves = 1, most_copies = 4;  // of any kind, and of replicas
 };
 
 struct LoadPlan {
@@ -85,8 +85,10 @@ struct LoadPlan {
 double LeaderLoad(const Traffic& traffic);
 double FollowerLoad(const Traffic& traffic);
 
-// Nodes are hot from kHot of the mean, and then until kCool of it.
-inline constexpr double kHot = 1.3, kCool = 1.1;
+// Nodes that take something are hot from kHot of the mean, and then until kCool of it. While an active node has less
+// than kIdle of the mean, as a new one has, others are hot from kCool: in a large cluster one node more makes little
+// difference to the others.
+inline constexpr double kHot = 1.3, kCool = 1.1, kIdle = 0.5;
 inline constexpr double kMinGain = 0.05;  // LP1
 // Below this mean load of the nodes nothing moves: it is noise.
 inline constexpr double kLeastMeanLoad = 50;
@@ -108,13 +110,15 @@ class LoadHistory {
   static constexpr int64_t kHotMs = 20'000;
   // More nodes are wanted after the first time, and one less after the second.
   static constexpr int64_t kMoreMs = 60'000, kLessMs = 600'000;
+  // One plan has no more moves: it is carried out before the loads are measured again.
+  static constexpr size_t kMostAtOnce = 8;
 
   // `moves_per_minute`: LP3. Times are of any clock that does not go back.
   explicit LoadHistory(size_t moves_per_minute) : moves_per_minute_(moves_per_minute) {}
 
   // Fills in what the plan needs to know of earlier ones, plans, and remembers. What it returns counts as moved.
   LoadPlan Plan(LoadInput input, int64_t now_ms);
-  // The number of nodes to publish: as it is, unless another one was wanted for long enough.
+  // The number of nodes to publish: `nodes` at first, and then as it is, unless another one was wanted for long enough.
   uint32_t Publish(uint32_t nodes, uint32_t wanted, int64_t now_ms);
   // Forgets everything: another node decides.
   void Clear();

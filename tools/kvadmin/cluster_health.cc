@@ -308,6 +308,7 @@ ControllerHealth JudgeController(const ClusterView& view) {
     if (controller.holder != 0 && status.holder != static_cast<int32_t>(id)) continue;
     controller.holder = static_cast<NodeId>(status.holder);
     controller.replace_after_s = status.replace_after_s;
+    controller.wanted_nodes = status.wanted_nodes;
     controller.plans = status.plans;
     if (controller.holder == id) break;
   }

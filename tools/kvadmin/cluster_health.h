@@ -57,10 +57,11 @@ struct TopologyHealth {
   bool went_back = false;       // an older copy of it, or another one, is in its place
 };
 
-// Who replaces nodes that stay away, and what it is about to do.
+// Who replaces nodes that stay away and balances traffic, and what it is about to replace.
 struct ControllerHealth {
   NodeId holder = 0;            // 0: nobody
   int64_t replace_after_s = 0;  // 0: never
+  int64_t wanted_nodes = 0;     // by the traffic; 0: unknown, or nobody measures it
   std::vector<std::string> plans;
 };
 

@@ -84,6 +84,7 @@ class HttpServerTest : public ::testing::Test {
  public:
   static Task<void> Paths(HttpServerTest* t);
   static Task<void> Pages(HttpServerTest* t);
+  static Task<void> NotKnown(HttpServerTest* t);
   static Task<void> Together(HttpServerTest* t);
   static Task<void> ShutDownWhileRendering(HttpServerTest* t);
   static Task<void> BadRequests(HttpServerTest* t);
@@ -132,7 +133,7 @@ TEST_F(HttpServerTest, Paths) { Run(&HttpServerTest::Paths); }
 Task<void> HttpServerTest::Pages(HttpServerTest* t) {
   HttpServer pages(t->reactor_, &t->registry_, &t->health_, &t->memory_);
   int rendered = 0;
-  pages.AddPage("/", kHttpHtml, [&]() -> Task<std::string> {
+  pages.AddPage("/", kHttpHtml, [&]() -> Task<HttpPage> {
     co_await Sleep(t->reactor_, kMillisecond);
     co_return "<p>" + std::to_string(++rendered) + "</p>";
   });
@@ -155,6 +156,30 @@ Task<void> HttpServerTest::Pages(HttpServerTest* t) {
   co_await pages.Shutdown();
 }
 TEST_F(HttpServerTest, Pages) { Run(&HttpServerTest::Pages); }
+
+// One that is not known is made again at once.
+Task<void> HttpServerTest::NotKnown(HttpServerTest* t) {
+  HttpServer pages(t->reactor_, &t->registry_, &t->health_, &t->memory_);
+  bool known = false;
+  pages.AddPage("/", kHttpJson, [&]() -> Task<HttpPage> {
+    if (known) co_return HttpPage("{}\n");
+    co_return HttpPage::NotKnown("not yet\n");
+  });
+  EXPECT_TRUE(pages.Listen("127.0.0.1", 0).ok());
+  for (int i = 0; i < 3; ++i) {
+    known = i == 1;
+    if (i == 2) co_await Sleep(t->reactor_, 2 * kHttpPageAgeNs);
+    Browser browser;
+    co_await browser.Connect(t->reactor_, pages.port());
+    browser.Send("GET /?x HTTP/1.1\r\n\r\n");
+    co_await browser.UntilClosed();
+    EXPECT_THAT(browser.received, StartsWith(known ? "HTTP/1.1 200 OK" : "HTTP/1.1 503 "));
+    EXPECT_THAT(browser.received, HasSubstr(known ? "Content-Type: application/json" : "Content-Type: text/plain"));
+    EXPECT_THAT(browser.received, EndsWith(known ? "\r\n\r\n{}\n" : "\r\n\r\nnot yet\n"));
+  }
+  co_await pages.Shutdown();
+}
+TEST_F(HttpServerTest, NotKnown) { Run(&HttpServerTest::NotKnown); }
 
 // A page is rendered outside of the reactor, once for all who ask meanwhile. Who goes away before
 // it is ready is forgotten.

@@ -17,6 +17,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 using Kind = LoadMove::Kind;
 
 // A cluster whose masters do at once what they are asked.
@@ -127,6 +128,29 @@ TEST(LoadPlan, ANewNodeGetsReplicasWhereMastershipsDoNotHelp) {
   EXPECT_GT(w.Load(4), 0);
 }
 
+// Where the others do not become hot because of it, too.
+TEST(LoadPlan, ANewNodeOfALargerClusterGetsReplicas) {
+  World w;
+  for (NodeId id = 1; id <= 6; ++id) w.AddNode(id);
+  for (uint32_t p = 0; p < 60; ++p) w.AddPartition(p, {1 + p % 6, 1 + (p + 1) % 6, 1 + (p + 2) % 6}, Reads(100));
+  w.in.most_moves = 100;
+  EXPECT_THAT(PlanLoad(w.in).moves, IsEmpty());
+  w.AddNode(7);
+  w.in.nodes.back().takes = false;
+  EXPECT_THAT(PlanLoad(w.in).moves, IsEmpty()) << "it drains";
+  w.in.nodes.back().takes = true;
+  w.in.most_copies = 0;
+  EXPECT_THAT(PlanLoad(w.in).moves, IsEmpty());
+  w.in.most_copies = 3;
+  EXPECT_EQ(PlanLoad(w.in).moves.size(), 3u);
+  w.in.most_copies = 100;
+  for (const LoadMove& move : PlanLoad(w.in).moves) {
+    EXPECT_EQ(move.to, 7u);
+    w.Carry(move);
+  }
+  EXPECT_GT(w.Load(7), kIdle * w.Mean());
+}
+
 TEST(LoadPlan, WhatMayNotMoveStays) {
   World w;
   for (NodeId id = 1; id <= 3; ++id) w.AddNode(id);
@@ -143,6 +167,32 @@ TEST(LoadPlan, WhatMayNotMoveStays) {
   }
   w.in.most_moves = 0;
   EXPECT_THAT(PlanLoad(w.in).moves, IsEmpty());
+}
+
+// Whoever drains a node moves everything off it.
+TEST(LoadPlan, NodesThatDrainAreLeftAlone) {
+  World w;
+  for (NodeId id = 1; id <= 3; ++id) w.AddNode(id);
+  for (uint32_t p = 0; p < 4; ++p) w.AddPartition(p, {1, 2}, Reads(100));
+  w.in.most_moves = 100;
+  EXPECT_THAT(PlanLoad(w.in).moves, Not(IsEmpty()));
+  w.in.nodes[0].takes = false;
+  EXPECT_THAT(PlanLoad(w.in).moves, IsEmpty());
+  EXPECT_THAT(PlanLoad(w.in).hot, IsEmpty());
+}
+
+TEST(LoadPlan, AFullDiskGetsNoReplica) {
+  World w;
+  for (NodeId id = 1; id <= 3; ++id) w.AddNode(id);
+  for (uint32_t p = 0; p < 6; ++p) w.AddPartition(p, {1, 2}, Reads(100));
+  w.in.most_moves = 100;
+  const auto to_3 = [&w] {
+    const LoadPlan plan = PlanLoad(w.in);
+    return std::count_if(plan.moves.begin(), plan.moves.end(), [](const auto& move) { return move.to == 3; });
+  };
+  EXPECT_GT(to_3(), 0);
+  w.in.nodes[2].disk_full = true;
+  EXPECT_EQ(to_3(), 0);
 }
 
 TEST(LoadPlan, OnePartitionThatIsTooHotForAnyNodeStaysWhereItIs) {

@@ -48,6 +48,8 @@ void PrintNodes(const ClusterHealth& h) {
 }
 
 void PrintController(const ControllerHealth& c) {
+  if (c.wanted_nodes > 0)
+    tools::Print("\nthe traffic wants {}; node {} measures it\n", Counted(c.wanted_nodes, "node"), c.holder);
   if (c.replace_after_s == 0) return tools::Print("\nnodes that stay away are not replaced (--replace_after_s=0)\n");
   tools::Print("\nnodes that stay away for {} s are replaced; {}\n", c.replace_after_s,
                c.holder == 0 ? "no node has taken that on yet" : fmt::format("node {} decides", c.holder));
@@ -80,6 +82,7 @@ void PrintStatusJson(const ClusterHealth& h) {
                                    {"unreachable_from", h.topology.without}}}});
   PrintJson(Json{{"controller", Json{{"holder", h.controller.holder},
                                      {"replace_after_s", h.controller.replace_after_s},
+                                     {"wanted_nodes", h.controller.wanted_nodes},
                                      {"plans", h.controller.plans}}}});
   for (const NodeHealth& n : h.nodes) {
     Json node{{"id", n.node},
