@@ -289,7 +289,7 @@ NodeCluster::TopologyHealth NodeCluster::topology_health() const {
   if (topology_ != nullptr) health.seen = topology_->seen();
   if (watch_ == nullptr) return health;
   health.status = watch_->status();
-  health.read_ns = std::max(joined_ns_, watch_->listed_ns());
+  health.read_ns = std::max(joined_ns_, watch_->checked_ns());
   health.went_back = !health.status.ok() && !topology_->went_back().ok();
   return health;
 }
@@ -307,7 +307,7 @@ void NodeCluster::NoteWhetherTopologyAnswers() {
 
 // The replicas of a node that does not hear the topology stand back (ReplicaCore::OnTopologyHeard).
 Task<void> NodeCluster::TellHeard() {
-  const Nanos heard_ns = watch_->listed_ns();
+  const Nanos heard_ns = watch_->checked_ns();
   if (std::exchange(told_heard_ns_, heard_ns) == heard_ns) co_return;
   for (ReactorPart* part : *parts_) {
     auto tell = [part, heard_ns](Reactor&) -> Task<void> {

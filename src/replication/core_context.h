@@ -39,9 +39,10 @@ struct Timing {
   Nanos slow_disk_wait_ns = 300 * kMillisecond;  // before a campaign
   Nanos campaign_ns = 600 * kMillisecond;        // then the campaign is given up
   Nanos max_backoff_ns = 300 * kMillisecond;
-  // The topology is listed every two seconds. A node that has lately heard it says so; one that has not heard it for
-  // long is cut off from it. When the topology answers nobody, all have ceased to say so before any is cut off; and
-  // when it is back, all hear it before one that has heard it for a while makes a master give way.
+  // Every two seconds a node asks the topology whether it has missed anything (TopologyWatch). A node that has lately
+  // heard it says so; one that has not heard it for long is cut off from it. When the topology answers nobody, all have
+  // ceased to say so before any is cut off; and when it is back, all hear it before one that has heard it for a while
+  // makes a master give way.
   Nanos hears_topology_ns = 4 * kSecond, cut_off_ns = 8 * kSecond, give_way_ns = 5 * kSecond;
 };
 

@@ -121,17 +121,42 @@ Task<Result<TopologyListing>> EtcdTopology::List(Nanos deadline_ns) {
   if (!answer.ok()) co_return answer.TakeStatus();
   TopologyListing listing;
   listing.revision = answer->header.revision;
+  CO_ASSIGN_OR_RETURN(listing.memory, CheckEntries(*answer));
   listing.entries = std::move(answer->entries);
+  co_return listing;
+}
+
+Result<MemoryGrant> EtcdTopology::CheckEntries(const EtcdRangeAnswer& answer) const {
   TopologySize size(memory_);
-  for (size_t i = 0; i < listing.entries.size(); ++i) {
-    const TopologyEntry& entry = listing.entries[i];
-    CO_RETURN_IF_ERROR(size.Add(entry.key, entry.value.size()));
-    if (entry.revision > listing.revision || (i > 0 && entry.key <= listing.entries[i - 1].key)) {
-      co_return Error(Code::kCorruption, "{}: the listing is out of order at {}", name_, entry.key);
+  for (size_t i = 0; i < answer.entries.size(); ++i) {
+    const TopologyEntry& entry = answer.entries[i];
+    RETURN_IF_ERROR(size.Add(entry.key, entry.value.size()));
+    if (entry.revision > answer.header.revision || (i > 0 && entry.key <= answer.entries[i - 1].key)) {
+      return Error(Code::kCorruption, "{}: the listing is out of order at {}", name_, entry.key);
     }
   }
-  listing.memory = size.TakeMemory();
-  co_return listing;
+  return size.TakeMemory();
+}
+
+// Each change of any key raises the revision of etcd, as the removal of one does.
+Task<Result<TopologyChanges>> EtcdTopology::ReadChanges(Revision after, Nanos deadline_ns) {
+  TopologyChanges changes;
+  Result<EtcdRangeAnswer> answer = co_await AskRange(EtcdRevisionRequest(keys_), deadline_ns);
+  if (!answer.ok()) co_return answer.TakeStatus();
+  changes.revision = answer->header.revision;
+  if (changes.revision <= after) co_return changes;
+  answer = co_await AskRange(EtcdChangedRequest(keys_, after + 1, kMaxTopologyKeys + 1), deadline_ns);
+  if (!answer.ok()) co_return answer.TakeStatus();
+  changes.revision = answer->header.revision;
+  changes.keys = answer->count;
+  for (const TopologyEntry& entry : answer->entries) {
+    if (entry.revision > after) continue;
+    co_return Error(Code::kCorruption, "{}: {} has not changed since revision {}, and was reported", name_, entry.key,
+                    after);
+  }
+  CO_ASSIGN_OR_RETURN(changes.memory, CheckEntries(*answer));
+  changes.entries = std::move(answer->entries);
+  co_return changes;
 }
 
 // -- writing

@@ -5,6 +5,9 @@
 // next one. A compare-and-swap does so only if it certainly has not been sent; otherwise its outcome
 // is unknown.
 //
+// ReadChanges asks for the revision of the store first. Only if that is another one does it ask for what has changed
+// since, because etcd reads all keys for that. So it is cheap as long as nobody else writes to the same etcd.
+//
 // A wait for changes is one request that asks for everything after a revision, and ends with the
 // first answer. So nothing is lost between two waits, whichever member answers them. When etcd has
 // compacted the changes that are asked for, that is a gap.
@@ -47,6 +50,7 @@ class EtcdTopology final : public TopologyStore {
 
   Task<Result<TopologyEntry>> Read(std::string key, Nanos deadline_ns) override;
   Task<Result<TopologyListing>> List(Nanos deadline_ns) override;
+  Task<Result<TopologyChanges>> ReadChanges(Revision after, Nanos deadline_ns) override;
   Task<Result<CasOutcome>> CompareAndSwap(std::string key, Revision expected, std::string value,
                                           Nanos deadline_ns) override;
   Task<Result<TopologyChanges>> WaitForChange(Revision after, Nanos deadline_ns) override;
@@ -65,6 +69,7 @@ class EtcdTopology final : public TopologyStore {
   // Asks one endpoint after the other.
   Task<Reply> Ask(std::string body, bool once, Nanos deadline_ns, const Take& take);
   Task<Result<EtcdRangeAnswer>> AskRange(std::string body, Nanos deadline_ns);
+  Result<MemoryGrant> CheckEntries(const EtcdRangeAnswer& answer) const;
   Result<TopologyChanges> DecodeChanges(Revision after, const HttpAnswer& answer);
   Status CheckCluster(const EtcdHeader& header);
   std::string Describe(size_t endpoint, const HttpAnswer& answer) const;

@@ -155,6 +155,17 @@ std::string EtcdListRequest(const EtcdKeys& keys, size_t limit) {
                                                    {"limit", std::to_string(limit)}});
 }
 
+std::string EtcdRevisionRequest(const EtcdKeys& keys) {
+  return RangeTransaction(keys.prefix, OrderedJson{{"key", Base64Encode(keys.prefix)}});
+}
+
+std::string EtcdChangedRequest(const EtcdKeys& keys, Revision from, size_t limit) {
+  return RangeTransaction(keys.prefix, OrderedJson{{"key", Base64Encode(keys.prefix)},
+                                                   {"rangeEnd", Base64Encode(RangeEnd(keys))},
+                                                   {"limit", std::to_string(limit)},
+                                                   {"minModRevision", Number(from)}});
+}
+
 std::string EtcdWatchRequest(const EtcdKeys& keys, Revision from) {
   OrderedJson request;
   request["createRequest"] = OrderedJson{
@@ -183,6 +194,7 @@ Result<EtcdRangeAnswer> DecodeEtcdRange(const EtcdKeys& keys, std::string_view b
   if (range == nullptr || !range->is_object()) return Strange(body, "its response is not that of a read");
   if (!TakeEntries(keys, *range, &answer.entries)) return Strange(body, "one of its keys is not valid");
   if (!TakeBool(*range, "more", &answer.more)) return Strange(body, "\"more\" is not true or false");
+  if (!TakeNumber(*range, "count", &answer.count)) return Strange(body, "\"count\" is not a number");
   return answer;
 }
 

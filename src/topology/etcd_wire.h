@@ -32,6 +32,10 @@ std::string EtcdSwapRequest(const EtcdKeys& keys, const std::string& key, Revisi
 std::string EtcdReadRequest(const EtcdKeys& keys, const std::string& key);
 // At most `limit` keys.
 std::string EtcdListRequest(const EtcdKeys& keys, size_t limit);
+// Only what tells the revision of the store.
+std::string EtcdRevisionRequest(const EtcdKeys& keys);
+// At most `limit` keys, of those whose newest revision is `from` or more.
+std::string EtcdChangedRequest(const EtcdKeys& keys, Revision from, size_t limit);
 // All changes from the revision `from` on.
 std::string EtcdWatchRequest(const EtcdKeys& keys, Revision from);
 
@@ -47,6 +51,7 @@ struct EtcdRangeAnswer {
   EtcdHeader header;
   std::vector<TopologyEntry> entries;  // without the prefix
   bool more = false;                   // than the limit
+  uint64_t count = 0;                  // of all keys in the range, whatever their revisions
 };
 // All return kCorruption for an answer that etcd does not give.
 Result<EtcdSwapAnswer> DecodeEtcdSwap(std::string_view body);

@@ -11,7 +11,7 @@
 // that one is read from then on, and Topology notices if it is older.
 //
 // Threads: one reactor. Listing the directory blocks for as long as the kernel needs to read it
-// from its cache; that happens only when something was changed, and every TopologyWatch::kRelistNs.
+// from its cache; that happens only when something was changed, and every TopologyWatch::kCheckNs.
 //
 // Invariants
 //   TF1  A file with the name of a revision is complete and durable, and never changes.
@@ -50,6 +50,8 @@ class FileTopology final : public TopologyStore {
 
   Task<Result<TopologyEntry>> Read(std::string key, Nanos deadline_ns) override;
   Task<Result<TopologyListing>> List(Nanos deadline_ns) override;
+  // Says that there is a gap, or that nothing has changed since the last listing.
+  Task<Result<TopologyChanges>> ReadChanges(Revision after, Nanos deadline_ns) override;
   Task<Result<CasOutcome>> CompareAndSwap(std::string key, Revision expected, std::string value,
                                           Nanos deadline_ns) override;
   Task<Result<TopologyChanges>> WaitForChange(Revision after, Nanos deadline_ns) override;

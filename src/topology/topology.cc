@@ -186,6 +186,22 @@ Task<Result<TopologyListing>> Topology::List(Nanos timeout_ns) {
   co_return listing;
 }
 
+Task<Result<TopologyChanges>> Topology::ReadChanges(Revision after, Nanos timeout_ns) {
+  CO_RETURN_IF_ERROR(Admit());
+  const uint64_t call = calls_;
+  const Nanos deadline_ns = reactor_.NowNs() + timeout_ns;
+  Task<Result<TopologyChanges>> work = store_->ReadChanges(after, deadline_ns);
+  Result<TopologyChanges> changes = co_await UntilDeadline(std::move(work), "a read of changes", deadline_ns);
+  if (!changes.ok() || changes->gap) co_return changes;
+  if (seen_.call < call && changes->revision < seen_.revision) {
+    co_return WentBack("it", changes->revision, seen_.revision);
+  }
+  for (const TopologyEntry& entry : changes->entries) CO_RETURN_IF_ERROR(CheckKey(entry.key, entry.revision, call));
+  for (const TopologyEntry& entry : changes->entries) Note(entry.key, entry.revision);
+  NoteSeen(changes->revision);
+  co_return changes;
+}
+
 Task<Result<CasOutcome>> Topology::CompareAndSwap(std::string key, Revision expected, std::string value,
                                                   Nanos timeout_ns) {
   CO_RETURN_IF_ERROR(CheckTopologyKey(key));

@@ -73,6 +73,7 @@ class Topology {
   // Like those of the store, with timeouts from now.
   Task<Result<TopologyEntry>> Read(std::string key, Nanos timeout_ns);
   Task<Result<TopologyListing>> List(Nanos timeout_ns);
+  Task<Result<TopologyChanges>> ReadChanges(Revision after, Nanos timeout_ns);
   Task<Result<CasOutcome>> CompareAndSwap(std::string key, Revision expected, std::string value, Nanos timeout_ns);
   // May report what is older than what is known; TopologyWatch sorts that out.
   Task<Result<TopologyChanges>> WaitForChange(Revision after, Nanos timeout_ns);

@@ -23,6 +23,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -81,6 +82,9 @@ struct TopologyChanges {
   // seen before. Empty: there was none until the deadline.
   Revision revision = 0;
   std::vector<TopologyEntry> entries;
+  // Of ReadChanges: how many keys there are, and what the entries take, if the store reserves memory.
+  std::optional<size_t> keys;
+  MemoryGrant memory;
 };
 
 // All deadlines are times of Reactor::NowNs(). A call returns kDeadline after it, as far as it can:
@@ -93,11 +97,15 @@ class TopologyStore {
   virtual Task<Result<TopologyEntry>> Read(std::string key, Nanos deadline_ns) = 0;
   // Returns all keys, sorted.
   virtual Task<Result<TopologyListing>> List(Nanos deadline_ns) = 0;
+  // Returns the newest states of all keys that have changed after the revision `after` of the store, sorted, as List
+  // would (TS3). So whoever knew everything up to `after` knows everything up to `revision` then, unless `keys` says
+  // that there are fewer keys or more. A gap, if the store cannot tell. Costs little if nothing has changed.
+  virtual Task<Result<TopologyChanges>> ReadChanges(Revision after, Nanos deadline_ns) = 0;
   // Writes `value` if the key's revision is `expected`; 0 means that the key must not exist.
   virtual Task<Result<CasOutcome>> CompareAndSwap(std::string key, Revision expected, std::string value,
                                                   Nanos deadline_ns) = 0;
   // Waits for a change after the revision `after` of the store, at most until the deadline. It may
-  // miss one (a peer that hangs), so its caller lists the store from time to time.
+  // miss one (a peer that hangs), so its caller reads the changes from time to time.
   virtual Task<Result<TopologyChanges>> WaitForChange(Revision after, Nanos deadline_ns) = 0;
   // Ends every WaitForChange, those in progress and later ones, with kAborted. For shutting down.
   virtual void EndWaits() = 0;

@@ -32,6 +32,12 @@ class CountingTopology final : public TopologyStore {
     if (listing.ok()) traffic_->listed_bytes += BytesOf(listing->entries);
     co_return listing;
   }
+  Task<Result<TopologyChanges>> ReadChanges(Revision after, Nanos deadline_ns) override {
+    ++traffic_->checks;
+    Result<TopologyChanges> changes = co_await inner_.ReadChanges(after, deadline_ns);
+    if (changes.ok()) traffic_->checked_bytes += BytesOf(changes->entries);
+    co_return changes;
+  }
   Task<Result<pando::CasOutcome>> CompareAndSwap(std::string key, Revision expected, std::string value,
                                                  Nanos deadline_ns) override {
     ++traffic_->swaps;
@@ -65,6 +71,7 @@ std::vector<std::unique_ptr<LargeNode>>& Graveyard() {
 TopologyTraffic TopologyTraffic::operator-(const TopologyTraffic& other) const {
   TopologyTraffic d = *this;
   d.reads -= other.reads, d.lists -= other.lists, d.swaps -= other.swaps, d.waits -= other.waits;
+  d.checks -= other.checks, d.checked_bytes -= other.checked_bytes;
   d.listed_bytes -= other.listed_bytes, d.change_bytes -= other.change_bytes, d.written_bytes -= other.written_bytes;
   return d;
 }
@@ -191,7 +198,7 @@ void LargeNode::Know(Replica* replica, const Versioned<PartitionRecord>& record)
 
 void LargeNode::OnTick() {
   phase_ = (phase_ + 1) % kTickPhases;
-  const Nanos heard_ns = watch_->listed_ns();
+  const Nanos heard_ns = watch_->checked_ns();
   for (const auto& [id, replica] : replicas_) {
     if (id % kTickPhases != phase_) continue;
     Feed(replica.get(), [heard_ns](ReplicaCore& core, Nanos now_ns) {

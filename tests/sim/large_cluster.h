@@ -32,8 +32,8 @@ namespace pando::replication {
 
 // What all nodes together have asked of the topology, and what it has answered.
 struct TopologyTraffic {
-  uint64_t reads = 0, lists = 0, swaps = 0, waits = 0;
-  uint64_t listed_bytes = 0, change_bytes = 0, written_bytes = 0;
+  uint64_t reads = 0, lists = 0, checks = 0, swaps = 0, waits = 0;
+  uint64_t listed_bytes = 0, checked_bytes = 0, change_bytes = 0, written_bytes = 0;
   TopologyTraffic operator-(const TopologyTraffic& other) const;
 };
 

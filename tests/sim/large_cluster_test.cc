@@ -38,8 +38,9 @@ void Say(fmt::format_string<Args...> format, Args&&... args) {
 double Seconds(Nanos ns) { return static_cast<double>(ns) / kSecond; }
 
 void SayTraffic(const char* when, const TopologyTraffic& t) {
-  Say("  topology {}: {} writes of {} bytes, {} reads, {} listings of {} bytes, changes of {} bytes", when, t.swaps,
-      t.written_bytes, t.reads, t.lists, t.listed_bytes, t.change_bytes);
+  Say("  topology {}: {} writes of {} bytes, {} reads, {} listings of {} bytes, {} checks that found {} bytes, changes "
+      "of {} bytes",
+      when, t.swaps, t.written_bytes, t.reads, t.lists, t.listed_bytes, t.checks, t.checked_bytes, t.change_bytes);
 }
 
 class LargeClusterTest : public testing::Test {
@@ -116,7 +117,10 @@ void LargeClusterTest::CheckHeartbeats() {
   SayTraffic("in 4 quiet seconds", quiet);
   EXPECT_EQ(quiet.swaps, 0u);
   EXPECT_EQ(quiet.reads, 0u);
-  EXPECT_LE(static_cast<double>(quiet.lists), nodes_ * (kTimeS / 2 + 1));
+  EXPECT_EQ(quiet.lists, 0u);
+  EXPECT_EQ(quiet.checked_bytes, 0u);
+  EXPECT_GE(static_cast<double>(quiet.checks), nodes_ * (kTimeS / 2 - 1));
+  EXPECT_LE(static_cast<double>(quiet.checks), nodes_ * (kTimeS / 2 + 1));
 }
 
 void LargeClusterTest::CheckDeath(NodeId dead) {

@@ -29,6 +29,7 @@ struct SimTopologyFaults {
   double gap_probability = 0;         // of a wait that says that there is a gap
   double wait_error_probability = 0;  // of a wait that fails at once
   double repeat_probability = 0;      // of a wait that repeats what was known before
+  double lose_probability = 0;        // of each change that a wait does not tell of
 };
 
 class SimTopologyServer {
@@ -66,6 +67,9 @@ class SimTopology final : public TopologyStore {
       : reactor_(reactor), server_(server), faults_(faults) {}
 
   SimTopologyFaults& faults() { return faults_; }
+  size_t lists() const { return lists_; }
+  // Entries that ReadChanges has returned.
+  size_t read_changes() const { return read_changes_; }
 
   Task<Result<TopologyEntry>> Read(std::string key, Nanos deadline_ns) override {
     if (Status reached = co_await Request(deadline_ns); !reached.ok()) co_return reached;
@@ -76,11 +80,25 @@ class SimTopology final : public TopologyStore {
 
   Task<Result<TopologyListing>> List(Nanos deadline_ns) override {
     if (Status reached = co_await Request(deadline_ns); !reached.ok()) co_return reached;
+    ++lists_;
     TopologyListing listing;
     listing.revision = server_->revision_;
     for (const auto& [key, entry] : server_->entries_) listing.entries.push_back(entry);
     co_await Travel();
     co_return listing;
+  }
+
+  Task<Result<TopologyChanges>> ReadChanges(Revision after, Nanos deadline_ns) override {
+    if (Status reached = co_await Request(deadline_ns); !reached.ok()) co_return reached;
+    TopologyChanges changes;
+    changes.revision = server_->revision_;
+    changes.keys = server_->entries_.size();
+    for (const auto& [key, entry] : server_->entries_) {
+      if (entry.revision > after) changes.entries.push_back(entry);
+    }
+    read_changes_ += changes.entries.size();
+    co_await Travel();
+    co_return changes;
   }
 
   Task<Result<CasOutcome>> CompareAndSwap(std::string key, Revision expected, std::string value,
@@ -118,7 +136,7 @@ class SimTopology final : public TopologyStore {
     if (changes.gap) co_return changes;
     const Revision from = Chance(faults_.repeat_probability) ? 0 : after;
     for (const TopologyEntry& entry : server_->changes_) {
-      if (entry.revision > from) changes.entries.push_back(entry);
+      if (entry.revision > from && !Chance(faults_.lose_probability)) changes.entries.push_back(entry);
     }
     changes.revision = server_->revision_;
     co_await Travel();
@@ -162,6 +180,7 @@ class SimTopology final : public TopologyStore {
   SimTopologyFaults faults_;
   const std::string name_ = "sim:topology";
   bool ending_ = false;
+  size_t lists_ = 0, read_changes_ = 0;
   TaskGroup late_;
 };
 

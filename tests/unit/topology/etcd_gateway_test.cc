@@ -7,12 +7,14 @@
 #include "src/base/base64.h"
 #include "src/topology/etcd_topology.h"
 #include "src/topology/topology.h"
+#include "src/topology/topology_watch.h"
 #include "tests/unit/topology/fake_gateway.h"
 #include "tests/unit/topology/store_harness.h"
 
 namespace pando::topology_test {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
 using Answer = FakeGateway::Answer;
@@ -318,6 +320,92 @@ TEST_F(EtcdGatewayTest, Waits) {
   changes = Wait(200 * kMillisecond);
   ASSERT_TRUE(changes.ok()) << changes.status().ToString();
   EXPECT_TRUE(changes->entries.empty());
+}
+
+std::string Changed(Revision revision, const std::string& kvs, int count) {
+  return fmt::format(R"({{{},"responses":[{{"response_range":{{"kvs":[{}],"count":"{}"}}}}]}})", Header(revision), kvs,
+                     count);
+}
+
+TEST_F(EtcdGatewayTest, ReadsOnlyWhatHasChanged) {
+  std::vector<std::string> bodies;
+  Revision now = 9;
+  std::string kvs = Kv("node/1", "v", 12);
+  gateways_[0]->SetScript([&](auto&, const std::string& body) {
+    bodies.push_back(body);
+    if (body.find("minModRevision") == std::string::npos) return FakeGateway::Json(Range(now, ""));
+    return FakeGateway::Json(Changed(now, kvs, 3));
+  });
+  Connect(1);
+  const auto read = [this](Revision after) { return RunBlocking(*reactor_, topology_->ReadChanges(after, kTimeout)); };
+  const EtcdKeys keys{"/pando/x/"};
+  Result<TopologyChanges> changes = read(9);
+  ASSERT_TRUE(changes.ok()) << changes.status().ToString();
+  EXPECT_TRUE(!changes->gap && changes->entries.empty() && changes->revision == 9);
+  EXPECT_THAT(bodies, ElementsAre(EtcdRevisionRequest(keys)));
+  now = 12;
+  bodies.clear();
+  changes = read(9);
+  ASSERT_TRUE(changes.ok()) << changes.status().ToString();
+  EXPECT_THAT(changes->entries, ElementsAre(TopologyEntry{"node/1", "v", 12}));
+  EXPECT_EQ(changes->revision, 12u);
+  EXPECT_EQ(changes->keys, std::optional<size_t>(3));
+  EXPECT_THAT(bodies, ElementsAre(EtcdRevisionRequest(keys), EtcdChangedRequest(keys, 10, kMaxTopologyKeys + 1)));
+  // A server that does not know the filter.
+  kvs = Kv("node/1", "v", 9);
+  EXPECT_THAT(read(9).status().message(), HasSubstr("has not changed since revision 9"));
+  now = 11;
+  kvs = "";
+  EXPECT_THAT(read(12).status().message(), HasSubstr("has gone back: it is at revision 11, and was at revision 12"));
+}
+
+// The watch of etcd tells of nothing, and still a change is found within two seconds, without a listing.
+TEST_F(EtcdGatewayTest, AWatchFindsWhatEtcdDoesNotTellOf) {
+  size_t listings = 0;
+  Revision now = 9;
+  bool removed = false;
+  gateways_[0]->SetScript([&](const std::string& path, const std::string& body) {
+    if (path == "/v3/watch") {
+      return FakeGateway::Stream(fmt::format("{{\"result\":{{{},\"created\":true}}}}\n", Header(now)));
+    }
+    const std::string kv = now == 9 ? Kv("node/1", "old", 8) : Kv("node/1", "new", 10);
+    if (body.find("minModRevision") != std::string::npos) {
+      return FakeGateway::Json(Changed(now, now == 9 || removed ? "" : kv, removed ? 0 : 1));
+    }
+    if (body.find("rangeEnd") == std::string::npos) return FakeGateway::Json(Range(now, ""));
+    ++listings;
+    return FakeGateway::Json(Changed(now, removed ? "" : kv, 1));
+  });
+  struct Watching {
+    static Task<void> Until(TopologyWatch* watch, const std::function<bool()>* holds) {
+      const Nanos limit_ns = watch->reactor().NowNs() + 20 * kSecond;
+      while (!(*holds)() && watch->reactor().NowNs() < limit_ns) co_await Sleep(watch->reactor(), kMillisecond);
+    }
+    static Task<void> Stop(Topology* topology, TopologyWatch* watch) {
+      topology->EndWaits();
+      co_await watch->Stop();
+    }
+  };
+  TopologyWatch watch(&Connect(1));
+  const auto value = [&watch] { return watch.newest().contains("node/1") ? watch.newest().at("node/1").value : ""; };
+  std::function<bool()> holds = [&] { return value() == "old"; };
+  RunBlocking(*reactor_, Watching::Until(&watch, &holds));
+  EXPECT_EQ(listings, 1u);
+  now = 10;
+  const Nanos begin_ns = Now();
+  holds = [&] { return value() == "new"; };
+  RunBlocking(*reactor_, Watching::Until(&watch, &holds));
+  EXPECT_EQ(value(), "new");
+  EXPECT_LE(Now() - begin_ns, TopologyWatch::kCheckNs + 500 * kMillisecond);
+  EXPECT_EQ(listings, 1u);
+  // A key that was removed: the number of keys says so, and the listing what is wrong.
+  removed = true;
+  now = 11;
+  holds = [&] { return !watch.status().ok(); };
+  RunBlocking(*reactor_, Watching::Until(&watch, &holds));
+  EXPECT_THAT(watch.status().message(), HasSubstr("has gone back: node/1 is at revision 0"));
+  EXPECT_GE(listings, 2u);
+  RunBlocking(*reactor_, Watching::Stop(topology_.get(), &watch));
 }
 
 TEST_F(EtcdGatewayTest, AsksForALeaderAndUsesNoProxy) {

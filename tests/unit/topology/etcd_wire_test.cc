@@ -25,6 +25,15 @@ TEST(EtcdWire, GoldenRequests) {
             R"({"compare":[{"key":"L3BhbmRvL3gv","target":"VERSION","result":"LESS","version":"0"}],)"
             R"("success":[{"requestPut":{"key":"L3BhbmRvL3gv"}}],)"
             R"("failure":[{"requestRange":{"key":"L3BhbmRvL3gv","rangeEnd":"L3BhbmRvL3gw","limit":"100"}}]})");
+  EXPECT_EQ(EtcdRevisionRequest(kKeys),
+            R"({"compare":[{"key":"L3BhbmRvL3gv","target":"VERSION","result":"LESS","version":"0"}],)"
+            R"("success":[{"requestPut":{"key":"L3BhbmRvL3gv"}}],)"
+            R"("failure":[{"requestRange":{"key":"L3BhbmRvL3gv"}}]})");
+  EXPECT_EQ(EtcdChangedRequest(kKeys, 8, 100),
+            R"({"compare":[{"key":"L3BhbmRvL3gv","target":"VERSION","result":"LESS","version":"0"}],)"
+            R"("success":[{"requestPut":{"key":"L3BhbmRvL3gv"}}],)"
+            R"("failure":[{"requestRange":{"key":"L3BhbmRvL3gv","rangeEnd":"L3BhbmRvL3gw","limit":"100",)"
+            R"("minModRevision":"8"}}]})");
   EXPECT_EQ(EtcdWatchRequest(kKeys, 8),
             R"({"createRequest":{"key":"L3BhbmRvL3gv","rangeEnd":"L3BhbmRvL3gw","startRevision":"8"}})");
 }
@@ -48,6 +57,7 @@ TEST(EtcdWire, Answers) {
   ASSERT_TRUE(range.ok()) << range.status().ToString();
   EXPECT_THAT(range->entries, ElementsAre(TopologyEntry{"node/1", "hello", 5}, TopologyEntry{"node/2", "", 6}));
   EXPECT_EQ(range->header.revision, 9u);
+  EXPECT_EQ(range->count, 2u);
   Result<EtcdRangeAnswer> empty = DecodeEtcdRange(
       kKeys, R"({"header":{"cluster_id":"1","revision":"9"},"responses":[{"response_range":{"header":{}}}]})");
   ASSERT_TRUE(empty.ok());
@@ -108,6 +118,7 @@ TEST(EtcdWire, RefusesOtherAnswers) {
       R"([{"response_range":{}},{"response_range":{}}])",
       R"([{"response_range":{"kvs":{}}}])",
       R"([{"response_range":{"kvs":[1]}}])",
+      R"([{"response_range":{"count":2}}])",
       R"([{"response_range":{"kvs":[{"key":"L3BhbmRvL3gvYQ=="}]}}])",                   // no revision
       R"([{"response_range":{"kvs":[{"key":"L290aGVyL2E=","mod_revision":"3"}]}}])",    // another prefix
       R"([{"response_range":{"kvs":[{"key":"L3BhbmRvL3g/!!","mod_revision":"3"}]}}])",  // not base64
