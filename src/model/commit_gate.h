@@ -121,6 +121,8 @@ class CommitGate {
   // Whether a client's write may be appended now, whose session has seen that epoch; asked right before. The refusal
   // is definite: nothing was changed (kNotMaster, kUnavailable).
   virtual Status MayWrite(WriteLevel, Epoch /*seen*/) { return {}; }
+  // The same for a write of a split (WriteOptions::of_split).
+  virtual Status MayFeed(WriteLevel level, Epoch seen) { return MayWrite(level, seen); }
   // MayWrite refuses writes for a moment, because the mastership changes in good order: they may be held.
   virtual bool HoldsWrites() const { return false; }
   // Waits while HoldsWrites, for a bounded time and at most until `deadline_ns`; then what MayWrite says.
@@ -138,6 +140,8 @@ class CommitGate {
   // Whether this replica may append writes of its own accord, as the removal of expired records: only a
   // master does.
   virtual bool Leads() const { return true; }
+  // Whether it is to remove expired records: a half that is being built does not.
+  virtual bool MaySweep() const { return Leads(); }
   // Whether a snapshot that was just taken may be shown to a client: it has everything that was acknowledged
   // before. The refusal is that of a read.
   virtual Status MayShowSnapshot() { return {}; }

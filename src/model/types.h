@@ -82,6 +82,9 @@ struct WriteOptions {
   // The highest version that the writer has seen, of any partition: the records of the write get higher ones (CM5),
   // unless it is further ahead of the clock of this node than PartitionClock::kMaxLeadMs.
   Version seen_version = 0;
+  // A write of a split: a claim, a batch of the feed, or what opens a half (docs/SPLIT.md). Until a half serves, it
+  // takes these and no others; afterwards, it takes none of these.
+  bool of_split = false;
   WriteControl* control = nullptr;  // outlives the call
 };
 

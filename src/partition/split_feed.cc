@@ -62,8 +62,10 @@ Task<Status> SplitFeed::Claim(std::string claim) {
     op.value = claim;
     std::vector<WriteOp> ops;
     ops.push_back(std::move(op));
+    WriteOptions options;
+    options.of_split = true;
     CO_ASSIGN_OR_RETURN(const std::vector<OpResult> results,
-                        co_await half.half.partition->Write(std::move(ops), WriteOptions()));
+                        co_await half.half.partition->Write(std::move(ops), options));
     half.claim = results.front().version;
   }
   co_return Status();
@@ -82,6 +84,7 @@ Task<Status> SplitFeed::Flush(HalfState* half) {
   feed.current_value_unwanted = true;
   for (WriteOp& op : half->ops) ops.push_back(std::move(op));
   WriteOptions options;
+  options.of_split = true;
   options.seen_version = half->newest;
   const size_t bytes = std::exchange(half->bytes, 0);
   half->ops.clear();

@@ -38,7 +38,7 @@ class Upkeep {
   // failed sweep, the next one becomes due only after a delay.
   bool ExpiryDue() const {
     return next_expiry_ms_ != 0 && next_expiry_ms_ <= state_.clock.NowMs() &&
-           state_.reactor.NowNs() >= next_sweep_ns_ && state_.gate->Leads();
+           state_.reactor.NowNs() >= next_sweep_ns_ && state_.gate->MaySweep();
   }
   // No stored record expires before this time; 0 = none expires.
   int64_t next_expiry_ms() const { return next_expiry_ms_; }
@@ -59,7 +59,7 @@ class Upkeep {
   void MergeOldSoon();
 
  private:
-  bool MaySweep() const { return state_.works() && state_.gate->Leads(); }
+  bool MaySweep() const { return state_.works() && state_.gate->MaySweep(); }
   Task<void> SweepOnce();
   Task<Status> Sweep();
   Task<Status> Remove(std::vector<DueRecords::Due> due, RemoveBatch* batch);

@@ -47,7 +47,10 @@ Status WritePipeline::CheckOne(const std::vector<WriteOp>& ops) const {
 
 // Half of the log is left to the others while nothing of this partition is committed.
 Status WritePipeline::MayAppend(const WriteOptions& options) const {
-  RETURN_IF_ERROR(state_.gate->MayWrite(options.level, options.seen_epoch));
+  CommitGate& gate = *state_.gate;
+  Status may = options.of_split ? gate.MayFeed(options.level, options.seen_epoch)
+                                : gate.MayWrite(options.level, options.seen_epoch);
+  RETURN_IF_ERROR(std::move(may));
   if (options.level != WriteLevel::kOne || !state_.gate->HasFollowers() || !state_.gate->frozen()) return Status();
   if (!state_.log->HalfUsed()) return Status();
   return Error(Code::kOverloaded,

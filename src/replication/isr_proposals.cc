@@ -32,11 +32,7 @@ bool IsrProposals::Send(PartitionEntry desired, size_t limit, Nanos now_ns) {
   for (Pending& p : pending_) {
     if (p.asked) return false;
     if (now_ns - p.sent_ns < context_.timing().cas_retry_ns) return false;
-    if (p.desired.isr == desired.isr && p.desired.assigned == desired.assigned &&
-        p.desired.learners == desired.learners && p.desired.replicas == desired.replicas &&
-        p.desired.min_isr == desired.min_isr) {
-      same = &p;
-    }
+    if (p.desired.SaysTheSame(desired)) same = &p;
   }
   if (same == nullptr) {
     if (pending_.size() >= limit) return false;

@@ -411,11 +411,7 @@ void Leader::ChangeIsr(Nanos now_ns) {
 }
 
 ChangeResult Leader::Propose(const PartitionEntry& desired, Nanos now_ns) {
-  const PartitionEntry& known = context_.entry;
-  if (desired.isr == known.isr && desired.assigned == known.assigned && desired.learners == known.learners &&
-      desired.replicas == known.replicas && desired.min_isr == known.min_isr) {
-    return ChangeResult::kDone;
-  }
+  if (desired.SaysTheSame(context_.entry)) return ChangeResult::kDone;
   if (handover_.proposed()) return ChangeResult::kLater;
   return proposals_.Propose(desired, now_ns) ? ChangeResult::kProposed : ChangeResult::kLater;
 }

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "src/replication/replica_set.h"
 
@@ -27,10 +28,21 @@ struct PartitionEntry {
   ReplicaSet learners;    // those that are being installed; they neither count nor promise
   uint32_t replicas = 0;  // R: so many there should be
   uint32_t min_isr = 0;   // no value of the topology has a smaller ISR (I10)
+  // Splits (docs/SPLIT.md). As in PartitionRecord.
+  PartitionStage stage = PartitionStage::kServing;
+  std::optional<SplitOrder> split;
+  Lsn opened_lsn = 0;
   OpId op_id;             // of the CAS that wrote this value
   uint64_t revision = 0;  // of this value; 0: none is known
 
   bool known() const { return revision != 0; }
+  // Nobody leads the partition any more, nor will.
+  bool retired() const { return stage == PartitionStage::kRetired; }
+  // Whether the other one says the same of the partition, whoever wrote it, in whatever mastership.
+  bool SaysTheSame(const PartitionEntry& other) const {
+    return isr == other.isr && assigned == other.assigned && learners == other.learners && replicas == other.replicas &&
+           min_isr == other.min_isr && stage == other.stage && split == other.split && opened_lsn == other.opened_lsn;
+  }
 };
 
 // What the topology answered to a CAS.

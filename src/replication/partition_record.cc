@@ -61,6 +61,9 @@ PartitionEntry EntryOf(const Versioned<PartitionRecord>& known) {
   entry.learners = SetOf(record.learners);
   entry.replicas = record.replicas;
   entry.min_isr = record.min_isr;
+  entry.stage = record.state;
+  entry.split = record.split;
+  entry.opened_lsn = record.opened_lsn;
   entry.op_id = OpIdFromText(record.op_id);
   entry.revision = known.revision;
   return entry;
@@ -73,6 +76,9 @@ PartitionRecord RecordOf(const PartitionEntry& desired, const PartitionRecord& b
   record.master = desired.master;
   record.replicas = desired.replicas;
   record.min_isr = desired.min_isr;
+  record.state = desired.stage;
+  record.split = desired.split;
+  record.opened_lsn = desired.opened_lsn;
   record.op_id = ToText(desired.op_id);
   record.isr.clear();
   record.evicted.clear();

@@ -156,6 +156,22 @@ Result<bool> ReplicaHost::SetMinIsr(uint32_t partition, uint32_t min_isr) {
   return replica->SetMinIsr(min_isr);
 }
 
+namespace {
+
+Status NotYet(uint32_t partition) { return Error(Code::kUnavailable, "partition {}: not there yet", partition); }
+
+}  // namespace
+
+Result<bool> ReplicaHost::SetSplit(uint32_t partition, const std::optional<SplitOrder>&) { return NotYet(partition); }
+
+Task<Status> ReplicaHost::HoldForSplit(uint32_t partition, Nanos) { co_return NotYet(partition); }
+
+void ReplicaHost::LetGo(uint32_t) {}
+
+Task<Status> ReplicaHost::Retire(uint32_t partition, Nanos) { co_return NotYet(partition); }
+
+Result<bool> ReplicaHost::SetServing(uint32_t partition, Lsn) { return NotYet(partition); }
+
 std::vector<ReplicaHost::Wanting> ReplicaHost::WantingPages() const {
   std::vector<Wanting> wanting;
   for (const auto& [id, replica] : replicas_) {

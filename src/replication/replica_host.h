@@ -186,6 +186,26 @@ class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook
   // kInvalidArgument: there are not so many in sync.
   Result<bool> SetMinIsr(uint32_t partition, uint32_t min_isr);
 
+  // -- splits (docs/SPLIT.md), as master; kNotMaster: this one is not
+  // Writes into the partition's record that a split runs, or (nullopt) that none does. True: the topology says so
+  // already. False: ask again. kInvalidArgument: the partition does not serve.
+  Result<bool> SetSplit(uint32_t partition, const std::optional<SplitOrder>& split);
+  // Holds the partition's writes, and returns once all that was appended is committed and applied here. They are held
+  // until LetGo, until a swap of Retire is settled, or for timeout_ns at most. Reads go on. kOverloaded: something else
+  // (a handover) is under way. kUnavailable: not in time, or not any more; nothing is held then.
+  Task<Status> HoldForSplit(uint32_t partition, Nanos timeout_ns);
+  // Ends that, unless a swap of Retire is under way.
+  void LetGo(uint32_t partition);
+  // REQUIRES (checked, kAborted otherwise): HoldForSplit has succeeded, and the writes are held still. Gives up the
+  // lease, and swaps the record to `retired`, without `split`, at the revision and in the epoch that it has. OK: it has
+  // landed; the mastership has ended, and what was held is answered NOT_MASTER, applied = NO. kAborted: it has not and
+  // never will; this replica goes on as master, unless it has lost its mastership. kUnavailable: unknown so far; until
+  // that is settled it neither reads nor writes. Then call it again to hear how, also of a replica that leads no more.
+  Task<Status> Retire(uint32_t partition, Nanos timeout_ns);
+  // Of a half: swaps its record from `building` to `serving`. REQUIRES (checked, kInvalidArgument otherwise): it is
+  // being built, and `opened_lsn` is committed here. As SetSplit.
+  Result<bool> SetServing(uint32_t partition, Lsn opened_lsn);
+
   // -- installation. A replica whose data is to be replaced by a copy of its master's pages, or that has none.
   struct Wanting {
     uint32_t partition = 0;

@@ -28,10 +28,12 @@
 namespace pando::replication {
 
 // The versions of the protocol that this build speaks.
-inline constexpr uint32_t kProtocolMin = 1, kProtocolMax = 2;
+inline constexpr uint32_t kProtocolMin = 1, kProtocolMax = 3;
 // The first version whose nodes read the records of snapshots of the cluster (RecordOp::kClose, kLease). It changes
 // nothing else. Until the cluster speaks it, no master appends such records.
 inline constexpr uint32_t kProtocolWithMarks = 2;
+// The same for the records of splits (RecordOp::kFeed, and copies).
+inline constexpr uint32_t kProtocolWithFeeds = 3;
 
 // The most that the units of one Append may have. The largest unit is about as long as the largest
 // request (kMaxFrameBytes).

@@ -59,6 +59,9 @@ class Fields {
   uint32_t SmallOr(const char* name, uint32_t missing) {
     return failed_ || object_.contains(name) ? Small(name) : missing;
   }
+  uint64_t NumberOr(const char* name, uint64_t missing) {
+    return failed_ || object_.contains(name) ? Number(name) : missing;
+  }
   std::string Text(const char* name) {
     const Json field = Take(name);
     if (!failed_ && !field.is_string()) Fail(fmt::format("\"{}\" is not a string", name));
@@ -323,6 +326,9 @@ Status Check(const PartitionRecord& r) {
   if (r.split && r.state != PartitionStage::kServing) {
     return Broken("partition {} is being split, and does not serve", r.id);
   }
+  if (r.opened_lsn > kMaxNumber || (r.opened_lsn != 0 && r.state == PartitionStage::kBuilding)) {
+    return Broken("partition {} cannot have been opened at LSN {}", r.id, r.opened_lsn);
+  }
   if (r.replicas == 0 || r.replicas > kMaxReplicas) {
     return Broken("partition {} should have {} replicas: it must be 1 to {}", r.id, r.replicas, kMaxReplicas);
   }
@@ -399,7 +405,10 @@ Result<std::string> Encode(const PartitionRecord& r) {
   object["min_isr"] = r.min_isr;
   object["op_id"] = r.op_id;
   object["replicas"] = r.replicas;
-  if (r.state == PartitionStage::kServing && !r.split) return Finish(std::move(object), PartitionKey(r.id));
+  if (r.state == PartitionStage::kServing && !r.split && r.opened_lsn == 0) {
+    return Finish(std::move(object), PartitionKey(r.id));
+  }
+  if (r.opened_lsn != 0) object["opened_lsn"] = r.opened_lsn;
   object["state"] = kPartitionStates[static_cast<size_t>(r.state)].second;
   if (r.split) {
     Json split = Start(r.split->unknown);
@@ -477,6 +486,7 @@ Result<PartitionRecord> DecodePartition(const TopologyEntry& entry) {
   if (value.format >= kStatesFormat) {
     r.state = Named(kPartitionStates, fields.Text("state"), "state", &fields);
     r.split = fields.Split("split");
+    r.opened_lsn = fields.NumberOr("opened_lsn", 0);
   }
   return Finish(fields, entry, std::move(r));
 }

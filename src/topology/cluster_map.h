@@ -53,7 +53,7 @@ using UnknownFields = std::string;
 
 struct ClusterRecord {
   Uuid cluster_id;          // given once; a node refuses the topology of another cluster
-  uint32_t protocol = 2;    // the version that the nodes speak with each other now
+  uint32_t protocol = 3;    // the version that the nodes speak with each other now
   uint32_t partitions = 0;  // how many there were when the cluster was created: 2^k
   uint32_t replicas = 0;    // R of partitions that are created from now on
   uint32_t min_isr = 0;     // and their min_isr
@@ -77,7 +77,7 @@ struct NodeRecord {
   std::string zone;     // replicas of a partition go to different ones; may be empty
   uint32_t weight = 1;  // its capacity: a node with twice the weight is to hold twice as much
   NodeState state = NodeState::kActive;
-  uint32_t protocol_min = 1, protocol_max = 2;  // that this node's build can speak
+  uint32_t protocol_min = 1, protocol_max = 3;  // that this node's build can speak
   // Start counters; see src/topology/start_counter.h. `starts` is also the incarnation of the
   // node's process.
   uint64_t starts = 0, opened = 0;
@@ -120,6 +120,9 @@ struct PartitionRecord {
   uint32_t min_isr = 0;                    // the ISR never has fewer members
   PartitionStage state = PartitionStage::kServing;
   std::optional<SplitOrder> split;  // only of one that serves
+  // Of a half that serves: its replicas answer clients once they have applied this (SP4). 0: at once. Only of one that
+  // is not being built.
+  Lsn opened_lsn = 0;
   std::string op_id;
   UnknownFields unknown;
   bool operator==(const PartitionRecord&) const = default;

@@ -62,6 +62,24 @@ TEST(PartitionRecord, ThereAndBack) {
   EXPECT_EQ(RecordOf(entry, record), record);
 }
 
+TEST(PartitionRecord, WhatItSaysOfSplits) {
+  PartitionRecord record = Record();
+  record.split = SplitOrder{64, R"({"hurry":true})"};
+  record.opened_lsn = 4711;
+  PartitionEntry entry = EntryOf({record, 77});
+  EXPECT_EQ(entry.stage, PartitionStage::kServing);
+  EXPECT_EQ(entry.split, record.split);
+  EXPECT_EQ(entry.opened_lsn, 4711u);
+  EXPECT_EQ(RecordOf(entry, record), record);
+  entry.stage = PartitionStage::kRetired;
+  entry.split.reset();
+  const PartitionRecord retired = RecordOf(entry, record);
+  EXPECT_EQ(retired.state, PartitionStage::kRetired);
+  EXPECT_FALSE(retired.split.has_value());
+  EXPECT_EQ(retired.opened_lsn, 4711u);
+  EXPECT_TRUE(EntryOf({retired, 78}).retired());
+}
+
 TEST(PartitionRecord, KeepsWhatTheCoreDoesNotKnow) {
   const PartitionRecord before = Record();
   PartitionEntry desired = EntryOf({before, 77});

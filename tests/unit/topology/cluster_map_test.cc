@@ -248,6 +248,29 @@ TEST(ClusterMap, StatesNeedFormat3) {
   EXPECT_EQ(Encode(r).code(), Code::kInvalidArgument);
 }
 
+// A build that does not know the field would serve too early.
+TEST(ClusterMap, WhereAHalfWasOpenedNeedsFormat3) {
+  PartitionRecord r = Partition();
+  r.opened_lsn = 4711;
+  const std::string opened = *Encode(r);
+  EXPECT_THAT(opened, HasSubstr("\"format\":3"));
+  EXPECT_THAT(opened, HasSubstr("/12/3\",\"opened_lsn\":4711,\"replicas\":3,\"state\":\"serving\"}"));
+  EXPECT_EQ(*DecodePartition({"partition/00012", opened, 1}), r);
+  // One that is split later keeps it. One that is being built has none.
+  r.split = SplitOrder{64, ""};
+  EXPECT_EQ(*DecodePartition({"partition/00012", *Encode(r), 1}), r);
+  r.split.reset();
+  r.state = PartitionStage::kRetired;
+  EXPECT_EQ(*DecodePartition({"partition/00012", *Encode(r), 1}), r);
+  r.state = PartitionStage::kBuilding;
+  EXPECT_EQ(Encode(r).code(), Code::kInvalidArgument);
+  r.opened_lsn = 0;
+  EXPECT_THAT(*Encode(r), Not(HasSubstr("opened_lsn")));
+  std::string text = opened;
+  text.replace(text.find("4711"), 4, "-471");
+  EXPECT_EQ(DecodePartition({"partition/00012", text, 1}).code(), Code::kCorruption);
+}
+
 // TM1: a newer version has added fields, at every level.
 TEST(ClusterMap, UnknownFieldsSurvive) {
   std::string text = kPartitionText;
