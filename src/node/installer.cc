@@ -106,6 +106,7 @@ Task<void> ReplicaInstaller::Look() {
 // A replica that the topology has come to assign to this node since it started: nobody has had its UUID.
 void ReplicaInstaller::LookAtTopology() {
   for (const auto& [id, versioned] : cluster_.newest().partitions) {
+    if (versioned.record.state == PartitionStage::kRetired) continue;
     if (wanted_.contains(id) || partitions_.store().Find(id) != nullptr) continue;
     for (const ReplicaRecord& learner : versioned.record.learners) {
       if (learner.node == cluster_.node()) wanted_[id].state.replica = learner.replica;

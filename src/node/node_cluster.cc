@@ -186,6 +186,7 @@ std::vector<NodeCluster::Assigned> NodeCluster::assigned() const {
   std::vector<Assigned> assigned;
   for (const auto& [id, versioned] : start_.map.partitions) {
     const PartitionRecord& record = versioned.record;
+    if (record.state == PartitionStage::kRetired) continue;
     for (const auto* replicas : {&record.isr, &record.evicted, &record.learners}) {
       for (const ReplicaRecord& r : *replicas) {
         if (r.node == start_.identity.node) assigned.push_back({id, r.replica, replicas == &record.learners});

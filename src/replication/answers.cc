@@ -5,6 +5,8 @@ namespace pando::replication {
 std::string_view ToString(WriteVerdict verdict) {
   switch (verdict) {
     case WriteVerdict::kAccepted: return "accepted";
+    case WriteVerdict::kRetired: return "the partition is retired";
+    case WriteVerdict::kNotOpen: return "the half of a partition does not serve yet";
     case WriteVerdict::kNotMaster: return "this replica is not the master";
     case WriteVerdict::kReplaced: return "the session has seen a later master";
     case WriteVerdict::kOpening: return "the new master is not open yet";
@@ -24,6 +26,7 @@ std::string_view ToString(ForceVerdict verdict) {
     case ForceVerdict::kServes: return "this replica is the master, and serves";
     case ForceVerdict::kHearsMaster: return "this replica hears a master";
     case ForceVerdict::kNotAssigned: return "this replica does not count";
+    case ForceVerdict::kRetired: return "the partition is retired";
     case ForceVerdict::kMayLose: return "this replica is not in sync, and no loss is accepted";
     case ForceVerdict::kOutOfService: return "this replica is out of service";
   }

@@ -17,6 +17,8 @@ using pando::WriteLevel;
 // Whether a write may be appended now. All but kAccepted are definite: the write has no effect.
 enum class WriteVerdict : uint8_t {
   kAccepted,
+  kRetired,       // nobody is, nor will be: the partition was split, or given up
+  kNotOpen,       // it is the master of a half of a partition, which does not serve yet
   kNotMaster,     // this replica is no master, and does not know that it will be one
   kReplaced,      // the writer's session has seen a later master than this one
   kOpening,       // it is the new master, and opens soon: may be held
@@ -42,7 +44,9 @@ enum class ChangeResult : uint8_t {
   kProposed,  // a CAS is under way: ask again until kDone
   kLater,     // another change is under way: ask again
   kNotMaster,
-  kNotAllowed,  // it would break a rule: fewer members than min_isr, or the master itself
+  // It would break a rule: fewer members than min_isr, the master itself, or what does not follow upon the state of the
+  // partition in a split.
+  kNotAllowed,
 };
 
 // Why a replica is removed.
@@ -57,6 +61,7 @@ enum class ForceVerdict : uint8_t {
   kServes,        // this replica is the master, and has a lease
   kHearsMaster,   // it hears another one, or has until a moment ago
   kNotAssigned,   // it is no replica that counts: a learner, or in no entry that it knows
+  kRetired,       // nobody is to lead it
   kMayLose,       // it is not in sync, so it may lack what was committed, and no loss is accepted
   kOutOfService,  // it is quarantined, discarded, or not installed
 };

@@ -49,10 +49,10 @@ struct CloseMastership {
   std::string why;
   ReplicaId successor;  // nil: unknown
 };
-// The handover that ReplicaCore::Handover has begun is over. If it is not done, this replica goes on as
+// The handover that ReplicaCore::Handover or HoldForSplit has begun is over. If it is not done, this replica goes on as
 // master, or has ended as one for another reason.
 struct HandoverEnded {
-  ReplicaId target;
+  ReplicaId target;  // nil: nobody; done: the partition is retired
   bool done = false;
   std::string why;
 };

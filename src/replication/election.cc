@@ -59,6 +59,7 @@ void Election::OnPromiseStored(Nanos now_ns) {
 bool Election::MayBegin(Epoch leads, Nanos now_ns) const {
   const PartitionEntry& entry = context_.entry;
   if (campaigning() || !entry.known() || now_ns < next_try_ns_ || context_.CannotServe()) return false;
+  if (entry.retired() && context_.rules().retired_is_final) return false;
   if (context_.rules().promotes_member && !entry.isr.Contains(context_.self())) return false;
   // A master that meets a promise above its epoch must win a higher one, or it commits nothing.
   if (leads != 0 && context_.highest_seen <= leads) return false;

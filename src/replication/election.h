@@ -52,7 +52,7 @@ class Election {
   // The first entry since the start names this replica as master. The only campaign that waits for
   // nothing, because nobody else can be master at that revision.
   void OnNamedAtStart(Nanos now_ns);
-  // Somebody leads or promised a higher epoch than this campaign's.
+  // Somebody leads or promised a higher epoch than this campaign's, or the partition is retired.
   void OnHigherEpoch();
   void OnCasDone(const OpId& op, CasOutcome outcome, Nanos now_ns);
   // What was said to that one before, or by it, may have been lost.

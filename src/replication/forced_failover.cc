@@ -72,6 +72,8 @@ Status HostedReplica::WhyNotForced(ForceVerdict verdict) const {
                    "partition {}: the replica on this node is not in sync, so it may lack what was acknowledged; "
                    "--accept-loss accepts that",
                    id_);
+    case ForceVerdict::kRetired:
+      return Error(Code::kInvalidArgument, "partition {}: it is retired, and nobody is to lead it", id_);
     case ForceVerdict::kNotAssigned:
       return Error(Code::kInvalidArgument,
                    "partition {}: the replica on this node does not count, as far as it knows the topology", id_);

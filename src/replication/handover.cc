@@ -8,10 +8,24 @@ namespace pando::replication {
 void Handover::Begin(const ReplicaId& target, Nanos deadline_ns) {
   CHECK(!active());
   phase_ = Phase::kWaits;
-  desired_ = PartitionEntry();
-  desired_.master = target;
+  target_ = target;
   deadline_ns_ = deadline_ns;
   awaits_ = false;
+}
+
+void Handover::Hold(Nanos deadline_ns) {
+  Begin(ReplicaId(), deadline_ns);
+  phase_ = Phase::kHolds;
+}
+
+void Handover::Retire(Nanos deadline_ns) {
+  CHECK(holds());
+  phase_ = Phase::kWaits;
+  deadline_ns_ = deadline_ns;
+}
+
+void Handover::LetGo() {
+  if (holds()) Fail("the writes were let go");
 }
 
 void Handover::Tick(bool level, bool target_answers, Nanos now_ns) {
@@ -19,19 +33,27 @@ void Handover::Tick(bool level, bool target_answers, Nanos now_ns) {
     if (!awaits_ && now_ns - asked_ns_ >= context_.timing().cas_retry_ns) Settle(now_ns, target_answers);
     return;
   }
-  if (phase_ != Phase::kWaits) return;
+  if (!active()) return;
   if (now_ns >= deadline_ns_) {
-    Fail("the target was not level in time");
-  } else if (level || !context_.rules().handover_waits_until_level) {
+    Fail(holds() ? "the writes were held for too long" : "the log was not level in time");
+  } else if (holds()) {
+    return;
+  } else if (retires() && !context_.entry.split && context_.rules().retire_needs_split) {
+    Fail("no split runs any more");  // RC10
+  } else if (level || !waits_until_level()) {
     Propose(now_ns);
   }
 }
 
 void Handover::Propose(Nanos now_ns) {
-  const ReplicaId target = desired_.master;
   desired_ = context_.entry;
-  desired_.master = target;
-  desired_.epoch = std::max({context_.promised, context_.entry.epoch, context_.highest_seen}) + 1;
+  if (retires()) {
+    desired_.stage = PartitionStage::kRetired;
+    desired_.split.reset();
+  } else {
+    desired_.master = target_;
+    desired_.epoch = std::max({context_.promised, context_.entry.epoch, context_.highest_seen}) + 1;
+  }
   desired_.op_id = context_.NewOp();
   phase_ = Phase::kProposed;
   awaits_ = true;
@@ -60,14 +82,16 @@ void Handover::OnDone(const OpId& op, CasOutcome outcome, Nanos now_ns) {
   // kApplied came with the entry that ends this mastership, and kConflict with a newer one (OnEntry),
   // unless an earlier request of the same CAS is still under way: then the entry decides.
   if (outcome != CasOutcome::kUnknown) return;
-  if (!context_.rules().handover_waits_for_outcome) return Fail("no answer is taken for a failure");
+  const Rules& rules = context_.rules();
+  const bool waits = retires() ? rules.retire_waits_for_outcome : rules.handover_waits_for_outcome;
+  if (!waits) return Fail("no answer is taken for a failure");
   context_.out.Add(ReadTopology{});
 }
 
 void Handover::OnEntry() {
   if (phase_ == Phase::kProposed && context_.entry.revision > desired_.revision) {
     Fail("the partition's entry was changed by another proposal");
-  } else if (phase_ == Phase::kWaits && !context_.entry.isr.Contains(target())) {
+  } else if (phase_ == Phase::kWaits && !target_.IsNil() && !context_.entry.isr.Contains(target_)) {
     Fail("the target is not in sync any more");
   }
 }
@@ -75,14 +99,15 @@ void Handover::OnEntry() {
 void Handover::OnEnd() {
   if (!active()) return;
   const PartitionEntry& known = context_.entry;
-  const bool done = phase_ == Phase::kProposed && known.epoch == desired_.epoch && known.master == target();
+  const bool changed = target_.IsNil() ? known.retired() : known.epoch == desired_.epoch && known.master == target_;
+  const bool done = phase_ == Phase::kProposed && changed;
   phase_ = Phase::kNone;
-  context_.out.Add(HandoverEnded{target(), done, done ? "" : "the mastership has ended"});
+  context_.out.Add(HandoverEnded{target_, done, done ? "" : "the mastership has ended"});
 }
 
 void Handover::Fail(std::string why) {
   phase_ = Phase::kNone;
-  context_.out.Add(HandoverEnded{target(), false, std::move(why)});
+  context_.out.Add(HandoverEnded{target_, false, std::move(why)});
 }
 
 }  // namespace pando::replication

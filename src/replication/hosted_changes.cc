@@ -9,6 +9,12 @@
 namespace pando::replication {
 
 bool WasRemoved(const PartitionRecord& record, NodeId node, const ReplicaState& state) {
+  const bool older = state.lineage != 0 && state.lineage < record.lineage;
+  if (record.state == PartitionStage::kRetired) {
+    // A new, empty replica of no lineage yet may be there for the next one, of which the record is about to tell.
+    return NodeOf(record, state.replica) || !state.installed || older || state.lineage == record.lineage;
+  }
+  if (record.state == PartitionStage::kBuilding && older) return true;  // of a half that was given up
   if (NodeOf(record, state.replica)) return false;
   if (!state.installed) {
     const size_t count = record.isr.size() + record.evicted.size() + record.learners.size();

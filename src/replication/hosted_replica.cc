@@ -32,6 +32,7 @@ class HostedReplica::Gate final : public CommitGate {
   void OnClosed() override { replica_.OnClosed(); }
   Status MayWrite(WriteLevel level, Epoch seen) override { return replica_.MayWrite(level, seen); }
   bool HoldsWrites() const override { return replica_.HoldsWrites(); }
+  Status MayFeed(WriteLevel level, Epoch seen) override { return replica_.MayFeed(level, seen); }
   Task<Status> UntilMayWrite(WriteLevel level, Epoch seen, Nanos deadline_ns) override {
     return replica_.UntilMayWrite(level, seen, deadline_ns);
   }
@@ -40,6 +41,7 @@ class HostedReplica::Gate final : public CommitGate {
   Task<Status> UntilOnAll(Lsn lsn, Nanos deadline_ns) override { return replica_.UntilOnAll(lsn, deadline_ns); }
   Status CheckDisks(uint64_t bytes) override { return replica_.CheckDisks(bytes); }
   bool Leads() const override { return replica_.Leads(); }
+  bool MaySweep() const override { return replica_.MaySweep(); }
   Status MayShowSnapshot() override { return replica_.MayShowSnapshot(); }
   Status MayMark() const override { return replica_.MayMark(); }
   void OnAppended() override { replica_.OnAppended(); }
@@ -222,7 +224,10 @@ void HostedReplica::Do(StorePromise& effect) {
   ++promises_wanted_;
   if (!std::exchange(storing_, true)) tasks_.Spawn(Store());
 }
-void HostedReplica::Do(CasTopology& effect) { tasks_.Spawn(TryCas(effect.desired)); }
+void HostedReplica::Do(CasTopology& effect) {
+  if (effect.desired.retired()) retire_revision_ = effect.desired.revision;
+  tasks_.Spawn(TryCas(effect.desired));
+}
 void HostedReplica::Do(ReadTopology&) {
   read_again_ = true;
   if (!std::exchange(reading_, true)) tasks_.Spawn(ReadRecord());
@@ -246,8 +251,8 @@ void HostedReplica::Do(CloseMastership& effect) {
 }
 
 void HostedReplica::Do(HandoverEnded& effect) {
-  LOG_IF(WARNING, !effect.done) << "partition " << id_ << ": the handover to " << effect.target.ToString()
-                                << " was given up: " << effect.why;
+  LOG_IF(WARNING, !effect.done && effect.target != ReplicaId())
+      << "partition " << id_ << ": the handover to " << effect.target.ToString() << " was given up: " << effect.why;
   Wake();
   EndHandover(effect);
 }
@@ -711,7 +716,8 @@ ReplicaReport HostedReplica::Report() const {
     report.commit_lsn = partition_->committed_lsn();
     report.applied_lsn = partition_->applied_lsn();
   }
-  report.leased = HoldsLease(host_.reactor.FreshNowNs());
+  const std::optional<Mastership> serving = core_ == nullptr ? std::nullopt : core_->Serving();
+  report.leased = serving && core_->LeaseHolds(*serving, host_.reactor.FreshNowNs());
   ReportFollowers(&report);
   return report;
 }

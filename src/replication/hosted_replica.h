@@ -92,6 +92,12 @@ class HostedReplica final : private ReplicaLog {
   using ForceOutcome = std::shared_ptr<std::optional<Result<ForcedMastership>>>;
   void BeginForce(ForceOrder order, ForceOutcome outcome);  // forced_failover.cc
   Result<bool> SetMinIsr(uint32_t min_isr);
+  // hosted_split.cc
+  Result<bool> SetSplit(const std::optional<SplitOrder>& split);
+  Task<Status> HoldForSplit(Nanos timeout_ns);
+  void LetGo();
+  Task<Status> RetirePartition(Nanos timeout_ns);
+  Result<bool> SetServing(Lsn opened_lsn);
   Result<KeptLog> KeepLogFor(const ReplicaId& learner, Nanos until_ns, bool anew);
   // hosted_changes.cc
   Result<bool> Replace(const ReplicaId& learner, NodeId node, const std::optional<ReplicaId>& leaves);
@@ -109,6 +115,16 @@ class HostedReplica final : private ReplicaLog {
 
  private:
   class Gate;
+  // A call that waits; Close waits for all of them.
+  class Waiting {
+   public:
+    explicit Waiting(size_t* count) : count_(*count) { ++count_; }
+    Waiting(const Waiting&) = delete;
+    ~Waiting() { --count_; }
+
+   private:
+    size_t& count_;
+  };
   // What is read for one follower.
   struct Shipper {
     std::unique_ptr<LiveReader> reader;
@@ -145,6 +161,8 @@ class HostedReplica final : private ReplicaLog {
   void OnDurable();
   void OnClosed();
   Status MayWrite(WriteLevel level, Epoch seen) const;
+  Status MayFeed(WriteLevel level, Epoch seen) const;
+  bool MaySweep() const;
   Status CheckDisks(uint64_t bytes) const;
   // -- levels (replica_levels.cc)
   bool HoldsWrites() const;
@@ -152,8 +170,11 @@ class HostedReplica final : private ReplicaLog {
   Task<Status> UntilMayWrite(WriteLevel level, Epoch seen, Nanos deadline_ns);
   // What the topology says, after a handover whose outcome the core has not seen.
   Task<bool> HasHandedOverTo(ReplicaId target, Epoch before);
+  Result<bool> ToDone(ChangeResult result, std::string_view why_not) const;
+  std::optional<Status> HowRetired() const;
   bool HasFollowers() const { return record_.record.replicas > 1 || record_.record.isr.size() > 1; }
   Task<Status> UntilOnAll(Lsn lsn, Nanos deadline_ns);
+  Status NotOpen() const;
   Status JudgeRead(const ReplicaRead& read) const;
   std::string MasterAddress() const;
   // Those who wait in one of these look again.
@@ -206,6 +227,7 @@ class HostedReplica final : private ReplicaLog {
   Task<void> TakeAppends();
   void StopShipping();
   void Retire();
+  Status WhyRefused(WriteVerdict verdict, Epoch seen) const;
   Status NotServing(WriteLevel level = WriteLevel::kQuorum, Epoch seen = 0) const;
   // The reactor that holds the replica of that node; nothing if it is not known where it listens.
   std::optional<uint32_t> ReactorOf(NodeId node) const;
@@ -268,10 +290,11 @@ class HostedReplica final : private ReplicaLog {
   std::optional<HandoverEnded>* handover_ = nullptr;
   WaitQueue handover_over_;
   Lsn applied_ = 0;
-  Nanos applied_since_ns_ = 0;  // when it last moved, or there was nothing to apply
-  Nanos opening_since_ns_ = 0;  // about when a mastership began that is not open; 0: there is none
-  bool leaving_ = false;        // LeaveIsr
-  bool too_large_ = false;      // a unit of the master does not fit into this node's memory
+  Nanos applied_since_ns_ = 0;    // when it last moved, or there was nothing to apply
+  Revision retire_revision_ = 0;  // that the newest proposal to retire the partition compares; 0: there was none
+  Nanos opening_since_ns_ = 0;    // about when a mastership began that is not open; 0: there is none
+  bool leaving_ = false;          // LeaveIsr
+  bool too_large_ = false;        // a unit of the master does not fit into this node's memory
   bool apply_stalled_ = false;
   uint64_t room_ = std::numeric_limits<uint64_t>::max();  // as the core knows it
   TaskGroup tasks_;

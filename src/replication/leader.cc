@@ -92,7 +92,7 @@ void Leader::OnHeartbeatAck(const ReplicaId& from, const HeartbeatAck& ack, Nano
 }
 
 Nanos Leader::LeaseEnd() const {
-  if (handover_.proposed() && context_.rules().handover_gives_up_lease) return std::numeric_limits<Nanos>::min();
+  if (handover_.gives_up_lease()) return std::numeric_limits<Nanos>::min();
   Nanos end = std::numeric_limits<Nanos>::max();
   for (const ReplicaId& id : proposals_.WaitSet()) {
     if (id == context_.self()) continue;
@@ -500,6 +500,24 @@ bool Leader::BeginHandover(const ReplicaId& target, Nanos now_ns, Nanos deadline
   return true;
 }
 
+bool Leader::BeginHold(Nanos deadline_ns) {
+  if (!open_ || handover_.active()) return false;
+  handover_.Hold(deadline_ns);
+  return true;
+}
+
+bool Leader::Retire(Nanos now_ns, Nanos deadline_ns) {
+  if (!handover_.holds()) return false;
+  handover_.Retire(deadline_ns);
+  TickHandover(now_ns);
+  return true;
+}
+
+bool Leader::IsQuiet() const {
+  const Lsn end = context_.log.end().lsn;
+  return context_.commit_lsn == end && context_.log.applied() == end;
+}
+
 bool Leader::IsLevel(const Peer& peer) const {
   const Lsn end = context_.log.end().lsn;
   return peer.acked.lsn == end && context_.commit_lsn == end && peer.applied_lsn == end && proposals_.empty();
@@ -519,6 +537,9 @@ void Leader::AskWhetherApplied(Peer* target) {
 
 void Leader::TickHandover(Nanos now_ns) {
   if (!handover_.active()) return;
+  if (handover_.target().IsNil()) {
+    return handover_.Tick(IsQuiet() && proposals_.empty(), true, now_ns);
+  }
   Peer* peer = Find(handover_.target());
   if (peer != nullptr && !handover_.proposed()) AskWhetherApplied(peer);
   const bool answers = peer != nullptr && now_ns - peer->heard_ns <= context_.timing().evict_after_ns;
@@ -565,6 +586,24 @@ ChangeResult Leader::SetReplicas(uint32_t replicas, Nanos now_ns) {
   return Propose(desired, now_ns);
 }
 
+ChangeResult Leader::SetSplit(const std::optional<SplitOrder>& split, Nanos now_ns) {
+  if (!active()) return ChangeResult::kNotMaster;
+  PartitionEntry desired = context_.entry;
+  desired.split = split;
+  if (desired.stage != PartitionStage::kServing) return ChangeResult::kNotAllowed;
+  return Propose(desired, now_ns);
+}
+
+ChangeResult Leader::SetServing(Lsn opened_lsn, Nanos now_ns) {
+  if (!active()) return ChangeResult::kNotMaster;
+  PartitionEntry desired = context_.entry;
+  if (desired.stage == PartitionStage::kServing && desired.opened_lsn == opened_lsn) return ChangeResult::kDone;
+  if (desired.stage != PartitionStage::kBuilding || opened_lsn > context_.commit_lsn) return ChangeResult::kNotAllowed;
+  desired.stage = PartitionStage::kServing;
+  desired.opened_lsn = opened_lsn;
+  return Propose(desired, now_ns);
+}
+
 std::vector<Leader::Following> Leader::Followers() const {
   std::vector<Following> followers;
   for (const Peer& peer : peers_) {
@@ -588,8 +627,7 @@ std::string Leader::CheckInvariants() const {
   }
   if (open_ && context_.commit_lsn < start_lsn_)
     return "RC1: the mastership is open before its first record is committed";
-  if (handover_.proposed() && context_.rules().handover_waits_until_level &&
-      context_.log.end().lsn != context_.commit_lsn) {
+  if (handover_.proposed() && handover_.waits_until_level() && context_.log.end().lsn != context_.commit_lsn) {
     return fmt::format("RC5: LSN {} was appended while a handover is proposed", context_.log.end().lsn);
   }
   for (const Peer& peer : peers_) {

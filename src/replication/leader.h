@@ -65,6 +65,13 @@ class Leader {
   // -- what an operator asks for (replica_core.h)
   bool BeginHandover(const ReplicaId& target, Nanos now_ns, Nanos deadline_ns);
   const Handover& handover() const { return handover_; }
+  bool BeginHold(Nanos deadline_ns);
+  bool Retire(Nanos now_ns, Nanos deadline_ns);
+  void LetGo() { handover_.LetGo(); }
+  // All that was appended is committed and applied here.
+  bool IsQuiet() const;
+  ChangeResult SetSplit(const std::optional<SplitOrder>& split, Nanos now_ns);
+  ChangeResult SetServing(Lsn opened_lsn, Nanos now_ns);
   ChangeResult Assign(const ReplicaId& learner, const std::optional<ReplicaId>& leaves, Nanos now_ns);
   ChangeResult Add(const ReplicaId& learner, Nanos now_ns);
   ChangeResult Remove(const ReplicaId& replica, Removal why, Nanos now_ns);

@@ -282,6 +282,7 @@ ForceVerdict ReplicaCore::Force(const ReplicaSet& learners, bool accept_loss, Na
   const PartitionEntry& entry = context_.entry;
   if (out_of_service() || !context_.installed) return ForceVerdict::kOutOfService;
   if (!entry.known() || !entry.assigned.Contains(context_.self())) return ForceVerdict::kNotAssigned;
+  if (entry.retired()) return ForceVerdict::kRetired;
   if (leader_.is_open() && now_ns < leader_.LeaseEnd()) return ForceVerdict::kServes;
   if (!leader_.active() && !follower_.grant().HasRunOut(now_ns)) return ForceVerdict::kHearsMaster;
   if (!accept_loss && !entry.isr.Contains(context_.self())) return ForceVerdict::kMayLose;
@@ -290,7 +291,8 @@ ForceVerdict ReplicaCore::Force(const ReplicaSet& learners, bool accept_loss, Na
   desired.epoch = std::max({context_.promised, entry.epoch, context_.highest_seen}) + 1;
   desired.master = context_.self();
   desired.isr = desired.assigned = ReplicaSet{context_.self()};
-  desired.min_isr = 1;  // I10
+  desired.min_isr = 1;     // I10
+  desired.opened_lsn = 0;  // LSNs of the older lineage mean nothing in this one
   desired.learners = learners;
   if (!context_.rules().force_names_new_replicas) {
     desired.learners = entry.assigned.Union(entry.learners);
@@ -306,6 +308,37 @@ bool ReplicaCore::Handover(const ReplicaId& target, Nanos now_ns, Nanos deadline
   return !context_.disk.stalled() && !election_.campaigning() && leader_.BeginHandover(target, now_ns, deadline_ns);
 }
 
+bool ReplicaCore::HoldForSplit(Nanos now_ns, Nanos deadline_ns) {
+  turn_ns_ = now_ns;
+  return !context_.disk.stalled() && !election_.campaigning() && leader_.BeginHold(deadline_ns);
+}
+
+void ReplicaCore::LetGo(Nanos now_ns) {
+  turn_ns_ = now_ns;
+  if (leader_.active()) leader_.LetGo();
+}
+
+bool ReplicaCore::Retire(Nanos now_ns, Nanos deadline_ns) {
+  turn_ns_ = now_ns;
+  return leader_.active() && leader_.Retire(now_ns, deadline_ns);
+}
+
+ChangeResult ReplicaCore::SetSplit(const std::optional<SplitOrder>& split, Nanos now_ns) {
+  turn_ns_ = now_ns;
+  return leader_.SetSplit(split, now_ns);
+}
+
+ChangeResult ReplicaCore::SetServing(Lsn opened_lsn, Nanos now_ns) {
+  turn_ns_ = now_ns;
+  return leader_.SetServing(opened_lsn, now_ns);
+}
+
+bool ReplicaCore::Serves() const {
+  const PartitionEntry& entry = context_.entry;
+  if (!context_.rules().half_waits_until_open) return entry.known() && !entry.retired();
+  return entry.known() && entry.stage == PartitionStage::kServing && context_.log.applied() >= entry.opened_lsn;
+}
+
 void ReplicaCore::OnRoom(uint64_t room, bool apply_stalled, Nanos now_ns) {
   turn_ns_ = now_ns;
   const uint64_t change = std::max(room, told_room_) - std::min(room, told_room_);
@@ -317,7 +350,9 @@ void ReplicaCore::OnRoom(uint64_t room, bool apply_stalled, Nanos now_ns) {
   follower_.Remind();
 }
 
-std::optional<Nanos> ReplicaCore::FreshAsOf() const { return out_of_service() ? std::nullopt : follower_.FreshAsOf(); }
+std::optional<Nanos> ReplicaCore::FreshAsOf() const {
+  return out_of_service() || context_.entry.retired() ? std::nullopt : follower_.FreshAsOf();
+}
 
 SessionState ReplicaCore::SessionCovers(Epoch epoch, Lsn lsn) const {
   const ReplicaLog& log = context_.log;
@@ -334,8 +369,14 @@ SessionState ReplicaCore::SessionCovers(Epoch epoch, Lsn lsn) const {
 }
 
 WriteVerdict ReplicaCore::JudgeWrite(WriteLevel level, uint64_t bytes, Nanos now_ns, Epoch seen) const {
+  const bool building = context_.entry.stage == PartitionStage::kBuilding && context_.rules().half_waits_until_open;
+  if (building && leader_.active()) return WriteVerdict::kNotOpen;
+  return JudgeFeed(level, bytes, now_ns, seen);
+}
+
+WriteVerdict ReplicaCore::JudgeFeed(WriteLevel level, uint64_t bytes, Nanos now_ns, Epoch seen) const {
   if (out_of_service()) return WriteVerdict::kOutOfService;
-  if (!leader_.active()) return WriteVerdict::kNotMaster;
+  if (!leader_.active()) return context_.entry.retired() ? WriteVerdict::kRetired : WriteVerdict::kNotMaster;
   if (seen > leader_.epoch() && context_.rules().session_finds_master) return WriteVerdict::kReplaced;  // LV5
   if (!leader_.is_open()) return WriteVerdict::kOpening;
   if (leader_.handover().active()) return WriteVerdict::kHandingOver;
@@ -358,6 +399,10 @@ void ReplicaCore::Learn(const PartitionEntry& entry, Nanos now_ns) {
   context_.entry = entry;
   context_.NoteEpoch(entry.epoch);
   const bool first = !std::exchange(saw_entry_, true);
+  if (entry.retired() && context_.rules().retired_is_final) {  // RC11
+    StepDown("the partition is retired");
+    return election_.OnHigherEpoch();
+  }
   if (leader_.active() && (entry.epoch > leader_.epoch() || entry.master != context_.self())) {
     if (!election_.campaigning() || entry.master != context_.self()) {
       StepDown(fmt::format("the topology names another master, of epoch {}", entry.epoch), entry.master);
@@ -456,6 +501,7 @@ std::string_view ReplicaCore::role() const {
   if (quarantined_) return "quarantined";
   if (discarded_) return "discarded";
   if (leader_.active()) return leader_.is_open() ? "master" : "new master";
+  if (context_.entry.retired()) return "retired";
   return election_.campaigning() ? "candidate" : "follower";
 }
 
@@ -466,6 +512,9 @@ std::string ReplicaCore::CheckInvariants() const {
     return "I1: the replica leads an epoch above its promise";
   if (context_.commit_lsn > log.durable().lsn) {
     return fmt::format("I5: LSN {} is committed, and only LSN {} is durable", context_.commit_lsn, log.durable().lsn);
+  }
+  if (context_.entry.retired() && leader_.active() && context_.rules().retired_is_final) {
+    return "RC11: the replica leads a partition that is retired";
   }
   if (std::string wrong = leader_.CheckInvariants(); !wrong.empty()) return wrong;
   return follower_.CheckInvariants();

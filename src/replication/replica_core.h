@@ -31,6 +31,10 @@
 //        discarded once it learns of the entry.
 //   RC7  a session is covered exactly if its write is applied here, and no acknowledged one is called lost.
 //   I13  once faults have ended, all replicas are back in sync within a bounded time.
+//   RC11  once the topology says that a partition is retired, nobody appends to it, acknowledges a write, or has a
+//        lease for reads; a replica that has learned it leads and serves nothing for good.
+//   SP4  a replica of a half serves nothing before it has applied the record that opens it, which follows everything
+//        that the parent ever acknowledged.
 #pragma once
 
 #include <limits>
@@ -98,6 +102,19 @@ class ReplicaCore {
   ChangeResult SetMinIsr(uint32_t min_isr, Nanos now_ns);     // at most the size of the ISR
   ChangeResult SetReplicas(uint32_t replicas, Nanos now_ns);  // R; at least min_isr
 
+  // -- what a split asks of a master (docs/SPLIT.md)
+  // Holds writes as a handover does, while reads go on: until LetGo, a settled Retire, or `deadline_ns`. False: it
+  // cannot begin, as Handover.
+  bool HoldForSplit(Nanos now_ns, Nanos deadline_ns);
+  void LetGo(Nanos now_ns);
+  // Ends the mastership, and that of everybody else: once all that was appended is committed and applied here, it gives
+  // up its lease and proposes the entry that says `retired`. If that is not possible in time or fails, it goes on as
+  // master. While the answer of the topology is unknown it neither reads nor writes. False: nothing is held.
+  bool Retire(Nanos now_ns, Nanos deadline_ns);
+  ChangeResult SetSplit(const std::optional<SplitOrder>& split, Nanos now_ns);  // of a partition that serves
+  // Of a half that is being built. `opened_lsn` is committed.
+  ChangeResult SetServing(Lsn opened_lsn, Nanos now_ns);
+
   // -- what an operator asks of a replica when too few are left to promote one
   // Proposes {next lineage, next epoch, this replica as master and alone in sync, min_isr 1}, with one CAS. The
   // other replicas leave; `learners`, which nobody has had yet, are to take their places (RC9). A member of
@@ -118,6 +135,11 @@ class ReplicaCore {
   // Ask before the append; a refusal is definite. `bytes` are those of its records, `seen` is the newest epoch that the
   // writer's session has seen.
   WriteVerdict JudgeWrite(WriteLevel level, uint64_t bytes, Nanos now_ns, Epoch seen = 0) const;
+  // The same of a write of a split, which a half takes before it serves. The shell refuses it afterwards.
+  WriteVerdict JudgeFeed(WriteLevel level, uint64_t bytes, Nanos now_ns, Epoch seen = 0) const;
+  // Whether the replica may answer clients at all, as far as splits are concerned: it is not retired, not being built,
+  // and if it is of a half, it has applied the record that opens it (SP4). Once it may, it may until it is retired.
+  bool Serves() const;
   bool AcceptsWrites(Nanos now_ns) const {
     return JudgeWrite(WriteLevel::kQuorum, 0, now_ns) == WriteVerdict::kAccepted;
   }

@@ -156,21 +156,33 @@ Result<bool> ReplicaHost::SetMinIsr(uint32_t partition, uint32_t min_isr) {
   return replica->SetMinIsr(min_isr);
 }
 
-namespace {
+Result<bool> ReplicaHost::SetSplit(uint32_t partition, const std::optional<SplitOrder>& split) {
+  HostedReplica* replica = Find(partition);
+  if (replica == nullptr) return NotHere(partition);
+  return replica->SetSplit(split);
+}
 
-Status NotYet(uint32_t partition) { return Error(Code::kUnavailable, "partition {}: not there yet", partition); }
+Task<Status> ReplicaHost::HoldForSplit(uint32_t partition, Nanos timeout_ns) {
+  HostedReplica* replica = Find(partition);
+  if (replica == nullptr) co_return NotHere(partition);
+  co_return co_await replica->HoldForSplit(timeout_ns);
+}
 
-}  // namespace
+void ReplicaHost::LetGo(uint32_t partition) {
+  if (HostedReplica* replica = Find(partition)) replica->LetGo();
+}
 
-Result<bool> ReplicaHost::SetSplit(uint32_t partition, const std::optional<SplitOrder>&) { return NotYet(partition); }
+Task<Status> ReplicaHost::Retire(uint32_t partition, Nanos timeout_ns) {
+  HostedReplica* replica = Find(partition);
+  if (replica == nullptr) co_return NotHere(partition);
+  co_return co_await replica->RetirePartition(timeout_ns);
+}
 
-Task<Status> ReplicaHost::HoldForSplit(uint32_t partition, Nanos) { co_return NotYet(partition); }
-
-void ReplicaHost::LetGo(uint32_t) {}
-
-Task<Status> ReplicaHost::Retire(uint32_t partition, Nanos) { co_return NotYet(partition); }
-
-Result<bool> ReplicaHost::SetServing(uint32_t partition, Lsn) { return NotYet(partition); }
+Result<bool> ReplicaHost::SetServing(uint32_t partition, Lsn opened_lsn) {
+  HostedReplica* replica = Find(partition);
+  if (replica == nullptr) return NotHere(partition);
+  return replica->SetServing(opened_lsn);
+}
 
 std::vector<ReplicaHost::Wanting> ReplicaHost::WantingPages() const {
   std::vector<Wanting> wanting;

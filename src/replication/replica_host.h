@@ -117,7 +117,7 @@ struct ForcedMastership {
 
 // Whether the partition does not have this replica of the node any more, and will not take it again: the record, which
 // is not older than what the replica knows, lists it no longer, in the same lineage; or it was to be installed in the
-// place of another one, and its partition has enough.
+// place of another one, and its partition has enough; or the partition is retired.
 bool WasRemoved(const PartitionRecord& record, NodeId node, const ReplicaState& state);
 
 // A change of a partition's replicas that was asked for.

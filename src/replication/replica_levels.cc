@@ -3,21 +3,6 @@
 #include "src/replication/hosted_replica.h"
 
 namespace pando::replication {
-namespace {
-
-// A call that waits; HostedReplica::Close waits for all of them.
-class Waiting {
- public:
-  explicit Waiting(size_t* count) : count_(*count) { ++count_; }
-  Waiting(const Waiting&) = delete;
-  ~Waiting() { --count_; }
-
- private:
-  size_t& count_;
-};
-
-}  // namespace
-
 // -- writes
 
 Status HostedReplica::MayWrite(WriteLevel level, Epoch seen) const {
@@ -27,14 +12,44 @@ Status HostedReplica::MayWrite(WriteLevel level, Epoch seen) const {
   return NotServing(level, seen);
 }
 
+// SP2. Nodes of older builds cannot read the records.
+Status HostedReplica::MayFeed(WriteLevel level, Epoch seen) const {
+  const uint32_t speaks = host_.links->protocol();
+  if (speaks < kProtocolWithFeeds) {
+    return Error(Code::kUnsupported,
+                 "partition {}: the cluster speaks version {} of the peer protocol, in which there are no splits; they "
+                 "need version {}",
+                 id_, speaks, kProtocolWithFeeds);
+  }
+  if (core_ != nullptr && core_->Serves()) {
+    return Error(Code::kAborted, "partition {}: it serves, so nothing is copied into it any more", id_);
+  }
+  if (core_ == nullptr) return NotServing(level, seen);
+  const WriteVerdict verdict = core_->JudgeFeed(level, 0, host_.reactor.NowNs(), seen);
+  return verdict == WriteVerdict::kAccepted ? Status() : WhyRefused(verdict, seen);
+}
+
+// What has expired in a half that is being built, the feed removes. What is held waits.
+bool HostedReplica::MaySweep() const { return Leads() && core_->Serves() && !core_->leader().handover().active(); }
+
 // Why this replica neither writes nor answers reads of the newest state.
 Status HostedReplica::NotServing(WriteLevel level, Epoch seen) const {
   if (core_ == nullptr) {
     return Error(Code::kUnavailable, "partition {}: this node {} its cluster; ask another node, or try again", id_,
                  retired_ ? "leaves" : "has not yet joined");
   }
+  return WhyRefused(core_->JudgeWrite(level, 0, host_.reactor.NowNs(), seen), seen);
+}
+
+Status HostedReplica::WhyRefused(WriteVerdict verdict, Epoch seen) const {
   const PartitionEntry& entry = core_->entry();
-  switch (core_->JudgeWrite(level, 0, host_.reactor.NowNs(), seen)) {
+  switch (verdict) {
+    case WriteVerdict::kRetired:
+      return Error(Code::kNotMaster,
+                   "partition {}: it is retired; look at the map for the partitions that serve its keys", id_);
+    case WriteVerdict::kNotOpen:
+      return Error(Code::kNotMaster, "partition {}: it is being built by a split, and serves in a moment; try again",
+                   id_);
     case WriteVerdict::kReplaced:
       return Error(Code::kNotMaster,
                    "partition {}: this node is the master of epoch {}, and the session has seen epoch {}: another one "
@@ -136,12 +151,28 @@ std::string HostedReplica::MasterAddress() const {
   return "";
 }
 
+// SP4, RC11: why nobody is answered here, whoever leads.
+Status HostedReplica::NotOpen() const {
+  const PartitionEntry& entry = core_->entry();
+  if (entry.retired()) return WhyRefused(WriteVerdict::kRetired, 0);
+  if (entry.known()) return WhyRefused(WriteVerdict::kNotOpen, 0);
+  return Error(Code::kUnavailable, "partition {}: this node has not yet joined its cluster; ask another node", id_);
+}
+
 // LV1, LV2. Each fact stays true while the read looks at the data afterwards: what is applied stays applied.
 Status HostedReplica::JudgeRead(const ReplicaRead& read) const {
   if (core_ == nullptr || partition_ == nullptr || core_->out_of_service()) return NotServing();
+  if (!core_->entry().known() || core_->entry().stage != PartitionStage::kServing) return NotOpen();
   if (!file_->state().installed) {
     return Error(Code::kUnavailable, "partition {}: the replica on this node is being installed; ask another node",
                  id_);
+  }
+  if (!core_->Serves()) {
+    return Error(Code::kTooStale,
+                 "partition {}: this replica has not yet applied what opens the partition; ask its "
+                 "master",
+                 id_)
+        .WithMaster(MasterAddress(), record_.record.epoch);
   }
   if (read.max_staleness_ns) {
     const Nanos now_ns = host_.reactor.FreshNowNs();
@@ -200,6 +231,7 @@ bool HostedReplica::IsLost(const SessionPoint& point) const {
 Result<Mastership> HostedReplica::BeginRead() const {
   const std::optional<Mastership> serving = core_ == nullptr ? std::nullopt : core_->Serving();
   if (!serving) return NotServing();
+  if (!core_->Serves()) return NotOpen();
   return *serving;
 }
 
@@ -209,6 +241,7 @@ Status HostedReplica::MayShowSnapshot() const {
 }
 
 Status HostedReplica::MayMark() const {
+  if (core_ != nullptr && !core_->Serves()) return NotOpen();
   const uint32_t speaks = host_.links->protocol();
   if (speaks >= kProtocolWithMarks) return Status();
   return Error(
@@ -232,7 +265,8 @@ Status HostedReplica::CheckRead(const Mastership& mastership) const {
 
 bool HostedReplica::HoldsLease(Nanos fresh_now_ns) const {
   if (!lease_end_ns_) {
-    lease_end_ns_ = core_ != nullptr && core_->Serving() ? core_->leader().LeaseEnd() : 0;
+    // An open master has applied what opens its partition, so only a new entry changes whether it serves.
+    lease_end_ns_ = core_ != nullptr && core_->Serving() && core_->Serves() ? core_->leader().LeaseEnd() : 0;
   }
   if (!host_.rules.reads_ask_for_lease) return *lease_end_ns_ != 0;
   return fresh_now_ns < *lease_end_ns_;

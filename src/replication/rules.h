@@ -46,6 +46,13 @@ struct Rules {
   bool handover_gives_up_lease = true;     // before the CAS [giveUp]
   bool handover_waits_for_outcome = true;  // no answer is not a failure [casUnknown of the leases]
   bool handover_target_is_new = true;      // a process begins no epoch that an earlier one may have led
+  // -- splits
+  bool retire_gives_up_lease = true;     // before the CAS
+  bool retire_waits_for_outcome = true;  // no answer is not a failure
+  bool retire_waits_until_level = true;  // nothing is on its way
+  bool retire_needs_split = true;        // an abort and a retirement exclude each other
+  bool retired_is_final = true;          // nobody leads a partition that is retired
+  bool half_waits_until_open = true;     // it serves nobody before
   // -- disks and loss
   bool stalled_disk_resigns = true;
   bool lost_disk_is_condemned = true;

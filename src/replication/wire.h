@@ -28,7 +28,7 @@
 namespace pando::replication {
 
 // The versions of the protocol that this build speaks.
-inline constexpr uint32_t kProtocolMin = 1, kProtocolMax = 3;
+inline constexpr uint32_t kProtocolMin = kSpokenProtocolMin, kProtocolMax = kSpokenProtocolMax;
 // The first version whose nodes read the records of snapshots of the cluster (RecordOp::kClose, kLease). It changes
 // nothing else. Until the cluster speaks it, no master appends such records.
 inline constexpr uint32_t kProtocolWithMarks = 2;

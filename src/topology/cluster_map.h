@@ -47,16 +47,18 @@ inline constexpr uint32_t kMaxReplicas = 16;  // of one partition, of any state
 inline constexpr size_t kMaxPeerAddresses = 256;
 inline constexpr size_t kMaxOpIdBytes = 128;
 inline constexpr uint32_t kMaxNodeWeight = 64;
+// The versions of the protocol between nodes that this build speaks (src/replication/wire.h).
+inline constexpr uint32_t kSpokenProtocolMin = 1, kSpokenProtocolMax = 3;
 
 // The fields of a JSON object that this build does not know, as the text of an object, or empty.
 using UnknownFields = std::string;
 
 struct ClusterRecord {
-  Uuid cluster_id;          // given once; a node refuses the topology of another cluster
-  uint32_t protocol = 3;    // the version that the nodes speak with each other now
-  uint32_t partitions = 0;  // how many there were when the cluster was created: 2^k
-  uint32_t replicas = 0;    // R of partitions that are created from now on
-  uint32_t min_isr = 0;     // and their min_isr
+  Uuid cluster_id;                         // given once; a node refuses the topology of another cluster
+  uint32_t protocol = kSpokenProtocolMax;  // the version that the nodes speak with each other now
+  uint32_t partitions = 0;                 // how many there were when the cluster was created: 2^k
+  uint32_t replicas = 0;                   // R of partitions that are created from now on
+  uint32_t min_isr = 0;                    // and their min_isr
   // What the cluster is being created with, until all of its records are there (cluster_init.h). No
   // node serves a cluster for which this is not empty.
   std::string creating;
@@ -77,7 +79,7 @@ struct NodeRecord {
   std::string zone;     // replicas of a partition go to different ones; may be empty
   uint32_t weight = 1;  // its capacity: a node with twice the weight is to hold twice as much
   NodeState state = NodeState::kActive;
-  uint32_t protocol_min = 1, protocol_max = 3;  // that this node's build can speak
+  uint32_t protocol_min = kSpokenProtocolMin, protocol_max = kSpokenProtocolMax;  // that this node's build speaks
   // Start counters; see src/topology/start_counter.h. `starts` is also the incarnation of the
   // node's process.
   uint64_t starts = 0, opened = 0;

@@ -87,6 +87,8 @@ Task<Status> FinishStart(Topology& topology, NodeId id, uint64_t start, std::str
     record.opened = start;
     record.client_address = client_address;
     record.peer_addresses = peer_addresses;
+    record.protocol_min = kSpokenProtocolMin;
+    record.protocol_max = kSpokenProtocolMax;
     return Status();
   };
   Result<Versioned<NodeRecord>> opened = co_await ChangeNode(topology, id, open, timeout_ns);

@@ -6,8 +6,8 @@
 //   1. RaiseStarts: the topology's `starts` grows by one, by compare-and-swap. The new number is the
 //      incarnation of this process.
 //   2. The node stores that number in its directory, durably.
-//   3. FinishStart: the topology's `opened` becomes that number, and the addresses those on which this
-//      process listens.
+//   3. FinishStart: the topology's `opened` becomes that number, the addresses those on which this
+//      process listens, and the versions of the protocol those that its build speaks.
 //   4. Only now the node serves: joins an in-sync set, acknowledges, campaigns.
 //
 // So whatever a directory held when its node served with start N, it held N. If the topology says

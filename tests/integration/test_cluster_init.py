@@ -73,7 +73,7 @@ class ClusterInit(unittest.TestCase):
         self.assertEqual(cluster["cluster_id"], done["cluster_id"])
         self.assertEqual([[r["node"] for r in p["isr"]] for p in partitions], plan["partitions"])
         text = self.kv("cluster", "show", "--topology", f"file:{self.place}").out
-        self.assertRegex(text, rf"(?m)^cluster {done['cluster_id']}, protocol 2, 16 partitions")
+        self.assertRegex(text, rf"(?m)^cluster {done['cluster_id']}, protocol 3, 16 partitions")
         self.assertRegex(text, r"(?m)^NODE  STATE   ZONE  WEIGHT  STARTS  OPENED  CLIENTS  PEERS$")
         self.assertRegex(text, r"(?m)^2     active  b     1       0       0       -        -$")
         self.assertRegex(text, r"(?m)^15         1      \d       \d,\d,\d  -        -         3         2$")

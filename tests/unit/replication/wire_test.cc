@@ -34,6 +34,12 @@ std::string Encoded(const Message& message, uint32_t partition = 0x0a0b0c0d) {
   std::string out;
   EncodeMessage(kProtocolMax, partition, message, &out);
   EXPECT_EQ(out.size(), EncodedBytes(kProtocolMax, message));
+  // So far, all versions have the same messages.
+  for (uint32_t older = kProtocolMin; older < kProtocolMax; ++older) {
+    std::string same;
+    EncodeMessage(older, partition, message, &same);
+    EXPECT_EQ(same, out);
+  }
   return out;
 }
 std::string Encoded(decltype(Message::body) body) { return Encoded(Message{kFrom, kTo, std::move(body)}); }

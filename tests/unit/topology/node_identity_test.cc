@@ -72,6 +72,7 @@ class NodeIdentityTest : public ::testing::Test {
     cluster_.replicas = 1;
     cluster_.min_isr = 1;
     Put("cluster", *Encode(cluster_));
+    node_.protocol_min = node_.protocol_max = 1;  // of an older build
     for (node_.id = 1; node_.id <= 2; ++node_.id) Put(NodeKey(node_.id), *Encode(node_));
     PartitionRecord partition;
     partition.master = {1, 1};
@@ -164,6 +165,8 @@ TEST_F(NodeIdentityTest, Starts) {
   EXPECT_EQ(Node().opened, 1u);
   EXPECT_EQ(Node().client_address, "10.0.0.1:7420");
   EXPECT_THAT(Node().peer_addresses, ElementsAre("10.0.0.1:7430", "10.0.0.1:7431"));
+  EXPECT_EQ(Node().protocol_min, kSpokenProtocolMin);
+  EXPECT_EQ(Node().protocol_max, kSpokenProtocolMax);
   const JoinedStart second = Start();
   EXPECT_EQ(second.incarnation, 2u);
   EXPECT_EQ(second.history, DirectoryHistory::kContinued);
