@@ -31,6 +31,7 @@ constexpr uint64_t kFewPartitions = 64;
 constexpr uint64_t kMarksShare = 4;
 // Partitions that may come get at most this share of the memory that those that are there do not need.
 constexpr uint64_t kSpareShare = 4;
+constexpr uint64_t kHalves = 2;  // of one partition
 // The ring of those who read the running log takes at most this share.
 constexpr uint64_t kRingShare = 32;
 constexpr uint64_t kReaderSegments = 2;  // that those who lag have in memory at a time (LR3)
@@ -100,7 +101,9 @@ uint64_t MaxPartitions(const EngineOptions& options) {
   const uint32_t ids = store.IdLimit();
   const uint64_t of_reactor =
       (uint64_t{ids} + store.reactors - 1 - std::min(options.reactor_index, ids)) / store.reactors;
-  const uint64_t most = std::min(of_reactor, MostMarks(options));
+  // Of a cluster, as many halves of its partitions may come (docs/SPLIT.md), one split after the other.
+  const bool halves = Replicated(options) && store.namespaced;
+  const uint64_t most = std::min(halves ? 2 * of_reactor + kHalves : of_reactor, MostMarks(options));
   const uint64_t spare = std::min(options.spare_partitions, SparePartitions(options, held));
   return std::max(held, std::min(held + spare, most));
 }

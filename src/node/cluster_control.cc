@@ -76,6 +76,10 @@ Status AddKey(std::string key, const Versioned<Record>& known, api::TopologyRepl
   return Status();
 }
 
+Task<Result<api::SplitPartitionReply>> NotJoined() {
+  co_return Error(Code::kUnavailable, "this node has not joined the cluster yet; try again");
+}
+
 // For so long a copy is kept for a replica that does not ask for it again.
 constexpr int64_t kCopyTtlMs = 30'000;
 constexpr Nanos kReadTopologyNs = 2 * kSecond;
@@ -116,6 +120,7 @@ Task<Result<api::ReplicasReply>> Node::Replicas(Reactor& caller) {
       if (balancer_) status.wanted_nodes = static_cast<int32_t>(balancer_->wanted_nodes());
       reply.__set_controller(status);
     }
+    if (splits_) reply.splits = splits_->status();
     co_return installer_ ? installer_->reports() : std::vector<ReplicaInstaller::Report>();
   };
   const std::vector<ReplicaInstaller::Report> reports = co_await CallOn(caller, 0, std::move(installing));
@@ -292,6 +297,16 @@ Task<Result<bool>> Node::RemoveReplica(Reactor& caller, uint32_t partition, Uuid
     co_return part->replica_host()->RemoveOther(partition, replica, replaced ? Removal::kReplaced : Removal::kForGood);
   };
   co_return co_await CallOn(caller, static_cast<int>(owner), std::move(remove));
+}
+
+Task<Result<api::SplitPartitionReply>> Node::SplitPartition(Reactor& caller, api::SplitPartitionRequest request) {
+  if (!options_.clustered()) co_return co_await NodeControl::SplitPartition(caller, std::move(request));
+  CO_RETURN_IF_ERROR(co_await CheckTopologyAnswers(caller, static_cast<uint32_t>(request.partition)));
+  auto order = [this, request = std::move(request)](Reactor&) -> Task<Result<api::SplitPartitionReply>> {
+    if (splits_) return splits_->Order(request);
+    return NotJoined();
+  };
+  co_return co_await CallOn(caller, 0, std::move(order));
 }
 
 Task<Result<api::AggregateReplicaReply>> Node::AggregateReplica(Reactor& caller, api::AggregateReplicaRequest request) {

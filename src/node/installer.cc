@@ -128,15 +128,33 @@ Task<void> ReplicaInstaller::DropRemoved() {
   }
 }
 
-// IS4.
-Task<Status> ReplicaInstaller::DropIfRemoved(uint32_t partition) {
+Task<Result<PartitionRecord>> ReplicaInstaller::ReadRecord(uint32_t partition) {
   Semaphore& calls = *cluster_.topology_calls();
   co_await calls.Acquire();
   Result<TopologyEntry> entry = co_await cluster_.topology()->Read(PartitionKey(partition), kReadNs);
   calls.Release();
   CO_RETURN_IF_ERROR(entry.status());
-  if (entry->revision == 0) co_return Error(Code::kNotFound, "the topology has no record of it");
-  CO_ASSIGN_OR_RETURN(const PartitionRecord record, DecodePartition(*entry));
+  if (entry->revision == 0) co_return Error(Code::kNotFound, "the topology has no record of partition {}", partition);
+  co_return DecodePartition(*entry);
+}
+
+// Whether the partition was split and its halves are not open yet. Until then it is what was ever acknowledged.
+Task<Result<bool>> ReplicaInstaller::IsStillNeeded(const PartitionRecord& record) {
+  const std::optional<std::array<uint32_t, 2>> halves = HalvesOf(record.id, cluster_.ranges());
+  if (record.state != PartitionStage::kRetired || !halves) co_return false;
+  for (const uint32_t half : *halves) {
+    if (!cluster_.newest().partitions.contains(half)) co_return false;  // a half of a split that was given up
+    CO_ASSIGN_OR_RETURN(const PartitionRecord of_half, co_await ReadRecord(half));
+    if (of_half.state == PartitionStage::kBuilding) co_return true;
+  }
+  co_return false;
+}
+
+// IS4, IS5.
+Task<Status> ReplicaInstaller::DropIfRemoved(uint32_t partition) {
+  CO_ASSIGN_OR_RETURN(const PartitionRecord record, co_await ReadRecord(partition));
+  CO_ASSIGN_OR_RETURN(const bool needed, co_await IsStillNeeded(record));
+  if (needed) co_return Status();
   ReactorPart* part = parts_[partition % parts_.size()];
   auto ask = [part, partition](Reactor&) -> Task<std::optional<ReplicaState>> {
     const replication::HostedReplica* held = part->replica_host()->Find(partition);
@@ -147,7 +165,8 @@ Task<Status> ReplicaInstaller::DropIfRemoved(uint32_t partition) {
   CO_RETURN_IF_ERROR(co_await partitions_.Drop(partition));
   dropped_total_.Add();
   LOG(INFO) << "partition " << partition << ": its replica here, " << held->replica.ToString()
-            << ", was removed from the partition, and is dropped";
+            << (record.state == PartitionStage::kRetired ? ", is not needed any more, and is dropped"
+                                                         : ", was removed from the partition, and is dropped");
   co_return Status();
 }
 
@@ -197,6 +216,7 @@ ReplicaInstaller::Listed ReplicaInstaller::Find(uint32_t partition, const Uuid& 
   const auto at = cluster_.newest().partitions.find(partition);
   if (at == cluster_.newest().partitions.end()) return listed;
   const PartitionRecord& record = at->second.record;
+  if (record.state == PartitionStage::kRetired) return listed;
   size_t count = 0;
   for (const auto* replicas : {&record.isr, &record.evicted, &record.learners}) {
     for (const ReplicaRecord& r : *replicas) {

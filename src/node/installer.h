@@ -24,6 +24,8 @@
 //        missing; one that is missing at a start gets a new UUID.
 //   IS4  A replica that was removed is dropped only if the topology, read after it was seen to be missing there, still
 //        does not list it (WasRemoved). If the node ends before that, it looks again at its next start.
+//   IS5  A replica of a partition that was split is dropped only if the records of both halves, read after its own, say
+//        that they serve.
 //   IS3  One installation at a time; the others wait, at most one for each partition.
 #pragma once
 
@@ -82,6 +84,8 @@ class ReplicaInstaller {
   Task<void> Look();
   void LookAtTopology();
   Task<void> DropRemoved();
+  Task<Result<PartitionRecord>> ReadRecord(uint32_t partition);
+  Task<Result<bool>> IsStillNeeded(const PartitionRecord& record);
   Task<Status> DropIfRemoved(uint32_t partition);
   // Of those that are due, the one that has waited longest.
   std::optional<uint32_t> NextDue() const;

@@ -114,6 +114,7 @@ class NodeControl {
   virtual Task<Result<api::AddReplicaReply>> AddReplica(Reactor& caller, uint32_t partition, uint32_t node,
                                                         bool replaces);
   virtual Task<Result<bool>> RemoveReplica(Reactor& caller, uint32_t partition, Uuid replica, bool replaced);
+  virtual Task<Result<api::SplitPartitionReply>> SplitPartition(Reactor& caller, api::SplitPartitionRequest request);
   virtual Task<Result<api::AggregateReplicaReply>> AggregateReplica(Reactor& caller,
                                                                     api::AggregateReplicaRequest request);
 

@@ -84,6 +84,10 @@ Task<Result<api::AggregateReplicaReply>> NodeControl::AggregateReplica(Reactor&,
   co_return NoCluster();
 }
 
+Task<Result<api::SplitPartitionReply>> NodeControl::SplitPartition(Reactor&, api::SplitPartitionRequest) {
+  co_return NoCluster();
+}
+
 Task<void> KvService::ClusterReplicas(Call<api::Cluster_replicas_args, api::Cluster_replicas_result>* call) {
   if (Refuse(call, Reserve(call, kReplicaStatusBytes * (1 + backend_->here.size())))) co_return;
   Result<api::ReplicasReply> reply = co_await control_->Replicas(server_->reactor());
@@ -205,6 +209,20 @@ Task<void> KvService::ClusterRemoveReplica(
   Result<bool> done = co_await control_->RemoveReplica(server_->reactor(), named->partition, named->replica,
                                                        call->args.request.replaced);
   if (!Failed(call, done.status())) call->reply.success.done = *done;
+}
+
+Task<void> KvService::ClusterSplitPartition(
+    Call<api::Cluster_splitPartition_args, api::Cluster_splitPartition_result>* call) {
+  const api::SplitPartitionRequest& request = call->args.request;
+  if (Failed(call, CheckPartition(request.partition, backend_->places()))) co_return;
+  if (request.rate_mb_s < 0) {
+    SetError(&call->reply,
+             MakeError(ApiCode::kBadRequest,
+                       fmt::format("rate_mb_s {}: it is not negative, and 0 is no limit", request.rate_mb_s)));
+    co_return;
+  }
+  Result<api::SplitPartitionReply> reply = co_await control_->SplitPartition(server_->reactor(), request);
+  if (!Failed(call, reply.status())) call->reply.success = *std::move(reply);
 }
 
 Task<void> KvService::ClusterAggregateReplica(

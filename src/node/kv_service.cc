@@ -125,6 +125,7 @@ const KvService::Method KvService::kMethods[] = {
     {"renewCopy", &StartRead<&KvService::ClusterRenewCopy>, MemoryLane::kControl},
     {"replaceReplica", &StartRead<&KvService::ClusterReplaceReplica>, MemoryLane::kControl},
     {"addReplica", &StartRead<&KvService::ClusterAddReplica>, MemoryLane::kControl},
+    {"splitPartition", &StartRead<&KvService::ClusterSplitPartition>, MemoryLane::kControl},
     {"removeReplica", &StartRead<&KvService::ClusterRemoveReplica>, MemoryLane::kControl},
     {"aggregateReplica", &StartRead<&KvService::ClusterAggregateReplica>},
     {"getMap", &StartRead<&KvService::GetMap>, MemoryLane::kControl},

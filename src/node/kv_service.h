@@ -125,6 +125,7 @@ class KvService final : public RpcService {
   Task<void> ClusterRenewCopy(Call<api::Cluster_renewCopy_args, api::Cluster_renewCopy_result>* call);
   Task<void> ClusterReplaceReplica(Call<api::Cluster_replaceReplica_args, api::Cluster_replaceReplica_result>* call);
   Task<void> ClusterAddReplica(Call<api::Cluster_addReplica_args, api::Cluster_addReplica_result>* call);
+  Task<void> ClusterSplitPartition(Call<api::Cluster_splitPartition_args, api::Cluster_splitPartition_result>* call);
   Task<void> ClusterRemoveReplica(Call<api::Cluster_removeReplica_args, api::Cluster_removeReplica_result>* call);
   Task<void> ClusterAggregateReplica(
       Call<api::Cluster_aggregateReplica_args, api::Cluster_aggregateReplica_result>* call);

@@ -264,6 +264,9 @@ Task<Status> Node::EnterCluster(Reactor& first) {
       std::make_unique<Controller>(first, cluster_.get(), &parts_[0]->replica_host()->links(), self, &registry_,
                                    options_.replace_after_s * kSecond, options_.auto_balance != AutoBalance::kOff);
   controller_->Start();
+  splits_ =
+      std::make_unique<SplitDriver>(first, cluster_.get(), partitions_.get(), &parts_, &shared_->memory, &registry_);
+  splits_->Start();
   if (options_.auto_balance == AutoBalance::kOff) co_return Status();
   balancer_ = std::make_unique<Balancer>(first, cluster_.get(), &parts_[0]->replica_host()->links(), self,
                                          controller_.get(), &registry_, options_);
@@ -426,6 +429,7 @@ Task<Status> Node::StopOnReactor(Reactor& first) {
   bool checkpoint = !health_.failed.load(std::memory_order_relaxed);
   // First, while everything that a change may wait for still goes on.
   Status status;
+  if (splits_) co_await splits_->Stop();
   if (balancer_) co_await balancer_->Stop();
   balancer_.reset();
   if (controller_) co_await controller_->Stop();
@@ -447,6 +451,8 @@ Task<Status> Node::StopOnReactor(Reactor& first) {
   auto drain = [](Reactor&, ReactorPart* part) { return part->DrainCalls(); };
   Status drained = co_await OnAllReactors(first, drain);
   if (status.ok()) status = std::move(drained);
+  if (splits_) co_await splits_->Drain();
+  splits_.reset();
   installer_.reset();
   partitions_.reset();
   snapshots_.reset();  // only requests and changes of partitions use it, and all of them have ended

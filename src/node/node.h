@@ -27,6 +27,7 @@
 #include "src/node/node_partitions.h"
 #include "src/node/reactor_part.h"
 #include "src/node/snapshots.h"
+#include "src/node/split_driver.h"
 #include "src/rpc/http_server.h"
 
 namespace pando {
@@ -96,6 +97,7 @@ class Node final : private NodeControl {
   Task<Result<api::AggregateReplicaReply>> AggregateReplica(Reactor& caller,
                                                             api::AggregateReplicaRequest request) override;
   Task<api::NodeTraffic> Traffic(Reactor& caller);
+  Task<Result<api::SplitPartitionReply>> SplitPartition(Reactor& caller, api::SplitPartitionRequest request) override;
   Task<Status> CheckTopologyAnswers(Reactor& caller, uint32_t partition);
   Task<Result<KeptLog>> KeepLogFor(Reactor& caller, uint32_t partition, Uuid replica, bool anew);
 
@@ -118,6 +120,7 @@ class Node final : private NodeControl {
   std::unique_ptr<ReplicaInstaller> installer_;  // belongs to reactor 0; null: this node is alone
   std::unique_ptr<Controller> controller_;       // the same
   std::unique_ptr<Balancer> balancer_;           // the same; null also with --auto_balance=off
+  std::unique_ptr<SplitDriver> splits_;          // the same
   std::vector<WaitQueue*> main_waits_;           // each reactor's main task waits here until Stop
   std::unique_ptr<HttpServer> http_;             // belongs to reactor 0
   uint16_t port_ = 0, http_port_ = 0;

@@ -386,6 +386,7 @@ Task<void> NodeCluster::Follow() {
       if (const std::optional<NodeId> id = NodeOfKey(entry.key)) map_news.nodes.push_back(newest_.nodes.at(*id));
       if (const std::optional<uint32_t> id = PartitionOfKey(entry.key)) records.push_back(newest_.partitions.at(*id));
     }
+    news_count_ += !news->empty();
     if (WasDisplaced()) co_return co_await EndDisplaced();
     if (nodes_changed) co_await TellMembers();
     map_news.partitions = records;

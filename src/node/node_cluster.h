@@ -89,6 +89,8 @@ class NodeCluster {
   Task<Status> Renewed();
   // The topology as far as it is known now.
   const ClusterMap& newest() const { return newest_; }
+  // Another number with each change of that.
+  uint64_t news_count() const { return news_count_; }
   // Tells the replica of a partition, which has come to be here, the newest record. REQUIRES: Join has returned.
   Task<void> TellRecord(uint32_t partition);
   Topology* topology() { return topology_.get(); }
@@ -102,7 +104,7 @@ class NodeCluster {
   TopologyHealth topology_health() const;
   Semaphore* topology_calls() { return &topology_calls_; }
 
-  // The replicas that the topology assigned to this node then.
+  // The replicas that the topology assigned to this node then, of partitions that are not retired.
   struct Assigned {
     uint32_t partition = 0;
     Uuid replica;
@@ -141,6 +143,7 @@ class NodeCluster {
   JoinedStart start_;
   bool first_start_ = false;
   ClusterMap newest_;
+  uint64_t news_count_ = 1;
   GuardLink guard_;
   Semaphore topology_calls_;
   std::function<void(const Status&)> on_displaced_;

@@ -132,9 +132,10 @@ Result<DescriptorSplit> SplitDescriptors(const NodeOptions& options, uint64_t li
   // Partitions that may come must not leave clients without connections.
   const uint64_t spare = (limit - split.reserved - kMinSockets) / kSpareShare / per_partition / shape.reactors;
   split.spare_partitions = static_cast<uint32_t>(std::min(spare, kSparePartitions));
-  split.reserved +=
-      std::min<uint64_t>(uint64_t{split.spare_partitions} * shape.reactors, shape.ranges - shape.partitions) *
-      per_partition;
+  // Of a cluster, halves of partitions may come too.
+  uint64_t may_come = shape.ranges - shape.partitions;
+  if (options.clustered()) may_come += shape.ranges + 2 * uint64_t{shape.reactors};
+  split.reserved += std::min<uint64_t>(uint64_t{split.spare_partitions} * shape.reactors, may_come) * per_partition;
   const uint64_t left = std::min<uint64_t>(limit - split.reserved, UINT32_MAX / 2);
   // A few sockets beyond the limit, to tell further clients that there are too many connections.
   const uint64_t refused = std::min<uint64_t>(uint64_t{kMaxRefusedSockets} * shape.reactors, left / 8);

@@ -109,6 +109,8 @@ class ReactorPart final : private replication::HostObserver {
   Partition* place(uint32_t id) const { return backend_.partitions[id]; }
   // In a cluster, of this reactor: the place for reads that any replica may answer.
   Partition* ReplicaPlaceOf(uint32_t id) const;
+  // The same, by the keys that it stores: for the feed of a split.
+  Partition* StoredPlaceOf(uint32_t id) const { return replicas_.at(id).first.get(); }
 
   // -- partitions that come and go (NodePartitions)
   // Of this reactor: begins and ends their service.

@@ -15,7 +15,11 @@ namespace {
 // What one write of the feed takes at most: little enough for a small pool, and for other writes to come between.
 constexpr size_t kOpsPerWrite = 32;
 constexpr size_t kBytesPerWrite = 256u << 10;
+// So many are under way at once, so that the feed does not wait for each commit; fewer, if they are long.
+constexpr size_t kWritesAtOnce = 8, kBytesAtOnce = 1u << 20;
 constexpr size_t kPageRows = 512, kPageBytes = 256u << 10;
+
+Status ClaimedByAnother() { return Error(Code::kAborted, "another feed has claimed the halves of the partition"); }
 
 bool IsLane(const std::string& stored) { return stored.starts_with(kLaneKeys.prefix()); }
 
@@ -43,6 +47,11 @@ Task<Result<ScanPage>> ReadPage(RangeReads* whole, std::string after, SnapshotId
 
 }  // namespace
 
+SplitFeed::SplitFeed(Reactor& reactor, RangeReads* whole, std::array<Half, 2> halves, uint64_t bytes_per_s)
+    : reactor_(reactor), whole_(*whole), pace_(bytes_per_s), room_(reactor) {
+  for (size_t i = 0; i < halves.size(); ++i) halves_[i].half = halves[i];
+}
+
 std::string SplitFeed::ClaimKey() { return kLaneKeys.Stored(""); }
 
 bool SplitFeed::Wants(const HalfState& half, const std::string& key) const {
@@ -54,6 +63,7 @@ bool SplitFeed::Wants(const HalfState& half, const std::string& key) const {
 }
 
 Task<Status> SplitFeed::Claim(std::string claim) {
+  claim_ = claim;
   for (HalfState& half : halves_) {
     half.ops.clear();
     half.bytes = 0;
@@ -71,17 +81,23 @@ Task<Status> SplitFeed::Claim(std::string claim) {
   co_return Status();
 }
 
-// SF1.
+WriteOp SplitFeed::IfClaimed(const HalfState& half) const {
+  WriteOp feed;
+  feed.op = RecordOp::kFeed;
+  feed.key = ClaimKey();
+  feed.condition.version = half.claim;
+  feed.current_value_unwanted = true;
+  return feed;
+}
+
+// Writes what is to be written to the half. An error is that of any write that has ended. No two writes of one pass
+// have the same key, so their order does not matter.
 Task<Status> SplitFeed::Flush(HalfState* half) {
   CHECK_NE(half->claim, 0u) << "SF1: a half is fed that was not claimed";
   if (half->ops.empty()) co_return Status();
   std::vector<WriteOp> ops;
   ops.reserve(half->ops.size() + 1);
-  WriteOp& feed = ops.emplace_back();
-  feed.op = RecordOp::kFeed;
-  feed.key = ClaimKey();
-  feed.condition.version = half->claim;
-  feed.current_value_unwanted = true;
+  ops.push_back(IfClaimed(*half));
   for (WriteOp& op : half->ops) ops.push_back(std::move(op));
   WriteOptions options;
   options.of_split = true;
@@ -89,20 +105,38 @@ Task<Status> SplitFeed::Flush(HalfState* half) {
   const size_t bytes = std::exchange(half->bytes, 0);
   half->ops.clear();
   half->newest = 0;
-  CO_ASSIGN_OR_RETURN(const std::vector<OpResult> results,
-                      co_await half->half.partition->Write(std::move(ops), options));
-  if (results.front().outcome != OpOutcome::kApplied) {
-    co_return Error(Code::kAborted, "another feed has claimed the halves of the partition");
-  }
+  const auto has_room = [&] { return writes_.running() < kWritesAtOnce && bytes_in_flight_ + bytes <= kBytesAtOnce; };
+  while (writes_.running() > 0 && !has_room()) co_await room_.Wait();
+  if (!failure_.ok()) co_return failure_;
+  bytes_in_flight_ += bytes;
+  writes_.Spawn(WriteOne(half->half.partition, std::move(ops), options, bytes));
+  co_return failure_;
+}
+
+// SF1.
+Task<void> SplitFeed::WriteOne(PartitionRecords* half, std::vector<WriteOp> ops, WriteOptions options, size_t bytes) {
+  const Result<std::vector<OpResult>> results = co_await half->Write(std::move(ops), options);
+  Status status = results.status();
+  if (status.ok() && results->front().outcome != OpOutcome::kApplied) status = ClaimedByAnother();
+  if (failure_.ok()) failure_ = std::move(status);
   pace_.Took(bytes, reactor_.NowNs());
   const Nanos wait_ns = pace_.due_ns() - reactor_.NowNs();
   if (wait_ns > 0) co_await Sleep(reactor_, wait_ns);
-  co_return Status();
+  bytes_in_flight_ -= bytes;
+  room_.NotifyAll();
 }
 
-Task<Status> SplitFeed::FlushAll() {
-  for (HalfState& half : halves_) CO_RETURN_IF_ERROR(co_await Flush(&half));
-  co_return Status();
+// The end of a pass. After an error, what was not sent is not.
+Task<Status> SplitFeed::EndPass(Status status) {
+  for (HalfState& half : halves_) {
+    if (status.ok()) status = co_await Flush(&half);
+    half.ops.clear();
+    half.bytes = 0;
+    half.newest = 0;
+  }
+  co_await writes_.Drain();
+  const Status failure = std::exchange(failure_, Status());
+  co_return status.ok() ? failure : status;
 }
 
 Task<Status> SplitFeed::Add(HalfState* half, WriteOp op) {
@@ -176,6 +210,11 @@ Task<Status> SplitFeed::Compare(HalfState* half, const std::vector<ScanRow>* row
 }
 
 Task<Status> SplitFeed::CopyAll(SnapshotId snapshot) {
+  Status compared = co_await CompareAll(snapshot);
+  co_return co_await EndPass(std::move(compared));
+}
+
+Task<Status> SplitFeed::CompareAll(SnapshotId snapshot) {
   std::string after;
   for (bool exhausted = false; !exhausted;) {
     Task<Result<ScanPage>> read = ReadPage(&whole_, after, snapshot, /*since=*/0);
@@ -186,10 +225,15 @@ Task<Status> SplitFeed::CopyAll(SnapshotId snapshot) {
     for (HalfState& half : halves_) CO_RETURN_IF_ERROR(co_await Compare(&half, &page.rows, after, last));
     after = last;
   }
-  co_return co_await FlushAll();
+  co_return Status();
 }
 
 Task<Status> SplitFeed::CopyChanges(SnapshotId since, SnapshotId snapshot) {
+  Status compared = co_await CompareSince(since, snapshot);
+  co_return co_await EndPass(std::move(compared));
+}
+
+Task<Status> SplitFeed::CompareSince(SnapshotId since, SnapshotId snapshot) {
   std::string after;
   for (bool exhausted = false; !exhausted;) {
     Task<Result<ScanPage>> read = ReadPage(&whole_, after, snapshot, since);
@@ -205,7 +249,29 @@ Task<Status> SplitFeed::CopyChanges(SnapshotId since, SnapshotId snapshot) {
     }
     if (!page.rows.empty()) after = page.rows.back().key;
   }
-  co_return co_await FlushAll();
+  co_return Status();
+}
+
+// The claim is written once more, by a writer that has seen that version.
+Task<Status> SplitFeed::Seal(Version newest) {
+  for (HalfState& half : halves_) {
+    CHECK(half.ops.empty()) << "a half is sealed before all was written to it";
+    std::vector<WriteOp> ops;
+    ops.push_back(IfClaimed(half));
+    WriteOp& claim = ops.emplace_back();
+    claim.key = ClaimKey();
+    claim.value = claim_;
+    WriteOptions options;
+    options.of_split = true;
+    options.seen_version = newest;
+    CO_ASSIGN_OR_RETURN(const std::vector<OpResult> results,
+                        co_await half.half.partition->Write(std::move(ops), options));
+    if (results.front().outcome != OpOutcome::kApplied) co_return ClaimedByAnother();
+    half.claim = results.back().version;
+    if (half.claim > newest) continue;
+    co_return Error(Code::kUnavailable, "a half is behind the clock of its partition; set the clocks of the nodes");
+  }
+  co_return Status();
 }
 
 // Lanes are not counted: both halves have them, and not all of them as the whole does.

@@ -4,6 +4,7 @@
 //   CopyAll       what a snapshot of the whole has and the halves do not, and removes what they have too much
 //   CopyChanges   the differences to a later snapshot; again and again, and once more while writes are held
 //   CheckSums     that nothing is missing
+//   Seal          so that the halves go on above the versions of the whole
 //
 // A feed that begins anew, here or on another node, claims the halves and copies all: it reads everything and
 // writes what differs. It works on the partitions by the keys that they store, and calls nothing else of them.
@@ -24,8 +25,10 @@
 #include <string>
 #include <vector>
 
+#include "src/base/limits.h"
 #include "src/io/pace.h"
 #include "src/io/reactor.h"
+#include "src/io/sync.h"
 #include "src/model/partition.h"
 
 namespace pando {
@@ -37,6 +40,9 @@ struct SplitFeedStats {
 
 class SplitFeed {
  public:
+  // What it takes at most: pages that were read, and writes, each of them also as its partition has it.
+  static constexpr size_t kMemoryBytes = (4u << 20) + 6 * kMaxValueBytes;
+
   // The stored key of the claim. No lane has it, because clients have names.
   static std::string ClaimKey();
 
@@ -46,10 +52,7 @@ class SplitFeed {
   };
   // All pointers outlive it. `bytes_per_s`: how fast records are read and written; 0: as fast as possible.
   // REQUIRES: the keys of the store begin with a namespace.
-  SplitFeed(Reactor& reactor, RangeReads* whole, std::array<Half, 2> halves, uint64_t bytes_per_s)
-      : reactor_(reactor), whole_(*whole), pace_(bytes_per_s) {
-    for (size_t i = 0; i < halves.size(); ++i) halves_[i].half = halves[i];
-  }
+  SplitFeed(Reactor& reactor, RangeReads* whole, std::array<Half, 2> halves, uint64_t bytes_per_s);
 
   // `claim`: that nobody has used. Errors of all calls are those of the partitions, and then the feed may go on with
   // CopyAll; kAborted: a later feed has claimed a half (SF1), so this one is over.
@@ -60,6 +63,9 @@ class SplitFeed {
   // Whether count, bytes and content of the halves add up to those of the whole in the snapshot. False: they do not.
   // Records that expire between the snapshot and the question make a difference too: ask again with a later snapshot.
   Task<Result<bool>> CheckSums(SnapshotId snapshot);
+  // Every version that a half gives from now on is above `newest` (SP6). Once this has returned, each half is led here,
+  // and has committed all that was written to it.
+  Task<Status> Seal(Version newest);
 
   const SplitFeedStats& stats() const { return stats_; }
 
@@ -73,17 +79,26 @@ class SplitFeed {
   };
 
   bool Wants(const HalfState& half, const std::string& key) const;
+  WriteOp IfClaimed(const HalfState& half) const;
   Task<Status> Copy(HalfState* half, const ScanRow* row);
   Task<Status> RemoveFrom(HalfState* half, std::string key);
   Task<Status> Add(HalfState* half, WriteOp op);
   Task<Status> Flush(HalfState* half);
-  Task<Status> FlushAll();
+  Task<void> WriteOne(PartitionRecords* half, std::vector<WriteOp> ops, WriteOptions options, size_t bytes);
+  Task<Status> EndPass(Status status);
+  Task<Status> CompareAll(SnapshotId snapshot);
+  Task<Status> CompareSince(SnapshotId since, SnapshotId snapshot);
   Task<Status> Compare(HalfState* half, const std::vector<ScanRow>* rows, std::string after, std::string last);
 
   Reactor& reactor_;
   RangeReads& whole_;
   std::array<HalfState, 2> halves_;
+  std::string claim_;
   Pace pace_;
+  size_t bytes_in_flight_ = 0;
+  WaitQueue room_;
+  Status failure_;  // of a write of this pass
+  TaskGroup writes_;
   SplitFeedStats stats_;
 };
 

@@ -66,6 +66,9 @@ Task<Status> ClusterMember::Start(std::unique_ptr<TopologyStore> topology) {
   CO_RETURN_IF_ERROR(co_await MakeAssigned());
   CO_RETURN_IF_ERROR(co_await Enter());
   installer_->Start();
+  splits_ =
+      std::make_unique<SplitDriver>(reactor_, cluster_.get(), partitions_.get(), &parts_, &shared_.memory, &registry_);
+  splits_->Start();
   serving_ = true;
   co_return Status();
 }
@@ -113,6 +116,7 @@ Task<Status> ClusterMember::Enter() {
 Task<Status> ClusterMember::Stop() {
   serving_ = false;
   Status status;
+  if (splits_) co_await splits_->Stop();
   if (installer_) co_await installer_->Stop();
   if (partitions_) status = co_await partitions_->Close();
   if (part_) {
@@ -121,6 +125,8 @@ Task<Status> ClusterMember::Stop() {
     Keep(&status, co_await part_->DrainCalls());
   }
   co_await calls_.Drain();
+  if (splits_) co_await splits_->Drain();
+  splits_.reset();
   installer_.reset();
   partitions_.reset();
   snapshots_.reset();
@@ -151,6 +157,14 @@ Task<Result<api::ScrubReply>> ClusterMember::Scrub(Reactor&, bool, uint64_t) {
 }
 
 // As cluster_control.cc does it.
+Task<Result<api::HandoverReply>> ClusterMember::Handover(Reactor&, uint32_t partition, uint32_t node, Epoch epoch,
+                                                         Nanos timeout_ns) {
+  CO_ASSIGN_OR_RETURN(const replication::HandoverResult result,
+                      co_await host()->HandOver(partition, node, epoch, timeout_ns));
+  api::HandoverReply reply;
+  reply.node = static_cast<int32_t>(result.node);
+  co_return reply;
+}
 Task<Result<OpenedCopy>> ClusterMember::OpenCopy(Reactor& caller, uint32_t partition, Uuid replica) {
   OpenedCopy copy;
   const Nanos until_ns = caller.NowNs() + kCopyTtlMs * kMillisecond;

@@ -18,6 +18,7 @@
 #include "src/node/node_partitions.h"
 #include "src/node/reactor_part.h"
 #include "src/node/snapshots.h"
+#include "src/node/split_driver.h"
 #include "tests/support/sim_kernel.h"
 
 namespace pando {
@@ -45,6 +46,7 @@ class ClusterMember final : public NodeControl {
   // The same for reads that any replica may answer.
   Partition* replica_place(uint32_t id) const { return part_->ReplicaPlaceOf(id); }
   replication::ReplicaHost* host() const { return part_ ? part_->replica_host() : nullptr; }
+  SplitDriver* splits() const { return splits_.get(); }
   Engine* engine() const { return part_ ? part_->engine() : nullptr; }
   // Calls of clients; Stop waits for them.
   TaskGroup& calls() { return calls_; }
@@ -63,6 +65,8 @@ class ClusterMember final : public NodeControl {
   Task<Result<OpenedSnapshot>> RenewSnapshot(Reactor& caller, SnapshotToken token, int64_t ttl_ms) override;
   Task<Result<bool>> ReleaseSnapshot(Reactor& caller, SnapshotToken token) override;
   Task<Result<api::ScrubReply>> Scrub(Reactor& caller, bool start, uint64_t bytes_per_s) override;
+  Task<Result<api::HandoverReply>> Handover(Reactor& caller, uint32_t partition, uint32_t node, Epoch epoch,
+                                            Nanos timeout_ns) override;
   Task<Result<OpenedCopy>> OpenCopy(Reactor& caller, uint32_t partition, Uuid replica) override;
   Task<Result<OpenedCopy>> RenewCopy(Reactor& caller, uint32_t partition, Uuid replica, SnapshotToken token) override;
   Task<Result<bool>> ReplaceReplica(Reactor& caller, uint32_t partition, Uuid replica, uint32_t node,
@@ -83,6 +87,7 @@ class ClusterMember final : public NodeControl {
   std::unique_ptr<Snapshots> snapshots_;
   std::unique_ptr<NodePartitions> partitions_;
   std::unique_ptr<ReplicaInstaller> installer_;
+  std::unique_ptr<SplitDriver> splits_;
   TaskGroup calls_;
   Status failure_, quarantine_;
   uint64_t incarnation_ = 0;

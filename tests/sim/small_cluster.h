@@ -106,6 +106,7 @@ class SmallCluster {
     CHECK(record.ok()) << record.status().ToString();
     return *std::move(record);
   }
+  bool has_record(uint32_t partition) const { return server_.entries().contains(PartitionKey(partition)); }
   bool InSync(size_t i, uint32_t partition = 0) const {
     const PartitionRecord now = record(partition);
     return std::any_of(now.isr.begin(), now.isr.end(), [&](const ReplicaRecord& r) { return r.node == i + 1; });

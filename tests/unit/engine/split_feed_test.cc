@@ -234,6 +234,39 @@ TEST(SplitFeed, OnlyTheLatestFeedWrites) {
   world.Run(ClaimTwice);
 }
 
+// SP6: whatever the halves give later is above what the whole has given.
+Task<void> SealHalves(World* world) {
+  auto* t = static_cast<SplitWorld*>(world);
+  co_await t->CreateAll();
+  const std::vector<std::string> keys = SplitWorld::KeysOfWhole(20);
+  for (const std::string& key : keys) EXPECT_OK(co_await Put(t->store_->partition(kWhole), key, "v"));
+  const SnapshotId at = co_await t->Cut();
+  std::unique_ptr<SplitFeed> first = t->Feed(), second = t->Feed();
+  EXPECT_OK(co_await first->Claim("first"));
+  EXPECT_OK(co_await first->CopyAll(at));
+  const Version newest = VersionAtMs(t->reactor_->WallMs() + 2'000);
+  EXPECT_OK(co_await first->Seal(newest));
+  for (const uint32_t id : {kLower, kUpper}) {
+    std::vector<WriteOp> ops(1);
+    ops.front().key = kKeys.Stored("later");
+    const Result<std::vector<OpResult>> put = co_await t->store_->partition(id)->Write(std::move(ops), WriteOptions());
+    EXPECT_OK(put.status());
+    EXPECT_GT(put->front().version, newest);
+    EXPECT_OK(co_await Remove(t->store_->partition(id), kKeys.Stored("later")));
+  }
+  const Result<bool> same = co_await first->CheckSums(at);
+  EXPECT_TRUE(same.ok() && *same) << "the claim is no record";
+  EXPECT_OK(co_await first->CopyAll(at));  // it is still claimed
+  EXPECT_EQ((co_await first->Seal(VersionAtMs(t->reactor_->WallMs() + 3'600'000))).code(), Code::kUnavailable);
+  EXPECT_OK(co_await second->Claim("second"));
+  EXPECT_EQ((co_await first->Seal(newest)).code(), Code::kAborted);
+}
+
+TEST(SplitFeed, SealedHalvesGoOnAboveTheWhole) {
+  SplitWorld world(5);
+  world.Run(SealHalves);
+}
+
 // LN1: what the whole has applied, no half applies again.
 WriteOp Named(Reactor* reactor, uint64_t sequence) {
   WriteOp once;
