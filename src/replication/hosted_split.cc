@@ -21,7 +21,7 @@ Result<bool> HostedReplica::SetSplit(const std::optional<SplitOrder>& split) {
 Result<bool> HostedReplica::SetServing(Lsn opened_lsn) {
   const ChangeResult result =
       Change([&](ReplicaCore& core, Nanos now_ns) { return core.SetServing(opened_lsn, now_ns); });
-  return ToDone(result, "it is not being built, or what opens it is not committed, so it cannot begin to serve");
+  return ToDone(result, "it is not being built, or what opens it is not applied, so it cannot begin to serve");
 }
 
 Task<Status> HostedReplica::HoldForSplit(Nanos timeout_ns) {

@@ -598,7 +598,8 @@ ChangeResult Leader::SetServing(Lsn opened_lsn, Nanos now_ns) {
   if (!active()) return ChangeResult::kNotMaster;
   PartitionEntry desired = context_.entry;
   if (desired.stage == PartitionStage::kServing && desired.opened_lsn == opened_lsn) return ChangeResult::kDone;
-  if (desired.stage != PartitionStage::kBuilding || opened_lsn > context_.commit_lsn) return ChangeResult::kNotAllowed;
+  if (desired.stage != PartitionStage::kBuilding || opened_lsn > context_.log.applied())
+    return ChangeResult::kNotAllowed;
   desired.stage = PartitionStage::kServing;
   desired.opened_lsn = opened_lsn;
   return Propose(desired, now_ns);

@@ -446,6 +446,9 @@ bool ReplicaCore::MayTake(Epoch epoch) const {
 
 // Whether the entry counts with this replica. If not, there is nothing to learn from it.
 bool ReplicaCore::IsPart(const PartitionEntry& entry) {
+  const bool listed = entry.assigned.Contains(context_.self()) || entry.learners.Contains(context_.self());
+  // A new replica is there for the next lineage of a half, of which the record is about to tell.
+  if (entry.retired() && context_.lineage == 0 && !listed) return false;
   if (entry.lineage != context_.lineage && context_.rules().lineage_is_checked) {
     if (entry.lineage < context_.lineage) return false;  // the topology went back
     // Who is in sync when a loss is accepted is what the new lineage begins with.
@@ -459,7 +462,6 @@ bool ReplicaCore::IsPart(const PartitionEntry& entry) {
     context_.lineage = entry.lineage;
     context_.out.Add(StorePromise{context_.promised, entry.lineage});
   }
-  const bool listed = entry.assigned.Contains(context_.self()) || entry.learners.Contains(context_.self());
   if (!listed && was_listed_) {
     Discard("it was removed from the replicas of the partition");
     return false;

@@ -31,8 +31,8 @@
 //        discarded once it learns of the entry.
 //   RC7  a session is covered exactly if its write is applied here, and no acknowledged one is called lost.
 //   I13  once faults have ended, all replicas are back in sync within a bounded time.
-//   RC11  once the topology says that a partition is retired, nobody appends to it, acknowledges a write, or has a
-//        lease for reads; a replica that has learned it leads and serves nothing for good.
+//   RC11  once the topology says that a partition is retired, nothing is appended to it in its last epoch, and nobody
+//        acknowledges a write of it or has a lease for reads. A replica that has learned it leads and serves nothing.
 //   SP4  a replica of a half serves nothing before it has applied the record that opens it, which follows everything
 //        that the parent ever acknowledged.
 #pragma once
@@ -112,7 +112,7 @@ class ReplicaCore {
   // master. While the answer of the topology is unknown it neither reads nor writes. False: nothing is held.
   bool Retire(Nanos now_ns, Nanos deadline_ns);
   ChangeResult SetSplit(const std::optional<SplitOrder>& split, Nanos now_ns);  // of a partition that serves
-  // Of a half that is being built. `opened_lsn` is committed.
+  // Of a half that is being built. `opened_lsn` is applied here, so that an open master always serves.
   ChangeResult SetServing(Lsn opened_lsn, Nanos now_ns);
 
   // -- what an operator asks of a replica when too few are left to promote one

@@ -203,7 +203,7 @@ class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook
   // that is settled it neither reads nor writes. Then call it again to hear how, also of a replica that leads no more.
   Task<Status> Retire(uint32_t partition, Nanos timeout_ns);
   // Of a half: swaps its record from `building` to `serving`. REQUIRES (checked, kInvalidArgument otherwise): it is
-  // being built, and `opened_lsn` is committed here. As SetSplit.
+  // being built, and `opened_lsn` is applied here. As SetSplit.
   Result<bool> SetServing(uint32_t partition, Lsn opened_lsn);
 
   // -- installation. A replica whose data is to be replaced by a copy of its master's pages, or that has none.

@@ -71,6 +71,10 @@ void ReplicationCluster::AuditLeases() {
     if (!node->running) continue;
     const auto mastership = node->core->Serving();
     if (!mastership || !node->core->LeaseHolds(*mastership, Local(*node))) continue;
+    if (entry_.retired()) {
+      Violated(fmt::format("RC11: {} (epoch {}) has a lease, and the partition is retired", node->name(),
+                           mastership->epoch));
+    }
     if (holder != nullptr) {
       Violated(fmt::format("I7: {} (epoch {}) and {} (epoch {}) both have a lease", holder->name(),
                            holder->core->leader().epoch(), node->name(), mastership->epoch));
@@ -122,6 +126,10 @@ void ReplicationCluster::AuditHandover(SimNode& node, const PartitionEntry& desi
 
 void ReplicationCluster::AuditAppend(SimNode& node, const SimUnit& unit) {
   const auto [at, is_new] = chain_of_.emplace(std::make_pair(unit.epoch, unit.last_lsn()), unit.chain_after);
+  if (is_new && entry_.retired() && unit.epoch >= entry_.epoch) {
+    Violated(
+        fmt::format("RC11: {} appends {}:{}, and the partition is retired", node.name(), unit.epoch, unit.last_lsn()));
+  }
   if (!is_new && at->second != unit.chain_after) {
     Violated(fmt::format("I4: {} appends another unit {}:{} than there was", node.name(), unit.epoch, unit.last_lsn()));
   }
@@ -186,6 +194,7 @@ void ReplicationCluster::AuditLanding(const PartitionEntry& before, const Partit
     Violated(fmt::format("I10: the ISR is smaller than min_isr: {}", EntryText(after)));
   }
   AuditLineage(before, after);
+  AuditSplit(before, after);
   if (after.epoch == before.epoch || after.lineage != before.lineage) return;
   if (!before.isr.Contains(after.master)) {
     Violated(fmt::format("RC4: {} is promoted without being in the ISR", NameOf(after.master)));

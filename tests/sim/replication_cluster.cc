@@ -103,7 +103,11 @@ void ReplicationCluster::Do(SimNode& node, Effect& effect) {
     OnNode(node, 0, [this, &node] { AnswerHeld(node); });
   } else if (auto* h = std::get_if<HandoverEnded>(&effect)) {
     Say("{} {} to {}: {}", node.name(), h->done ? "has handed over" : "does not hand over", NameOf(h->target), h->why);
-    ++(h->done ? outcome_.handovers : outcome_.failed_handovers);
+    if (h->target.IsNil()) {
+      outcome_.failed_retires += !h->done;
+    } else {
+      ++(h->done ? outcome_.handovers : outcome_.failed_handovers);
+    }
     OnNode(node, 0, [this, &node] { AnswerHeld(node); });
   } else if (auto* lost = std::get_if<ReportLostReplica>(&effect)) {
     Violated(fmt::format("I9: {} finds that {} has lost its past: {}", node.name(), NameOf(lost->replica), lost->why));

@@ -33,6 +33,7 @@ struct SimOutcome {
   std::vector<std::string> story;
   uint64_t events = 0, masterships = 0, acknowledged = 0, reads = 0, faults = 0, cas_in_doubt = 0, too_wide = 0;
   uint64_t forced = 0, handovers = 0, failed_handovers = 0, held = 0, late = 0, fresh = 0, sessions = 0, stalls = 0;
+  uint64_t retired = 0, failed_retires = 0, opened = 0;
   // The first words of the violation: the invariant's name, or "history".
   std::string Name() const { return violation.substr(0, violation.find(':')); }
 };
@@ -208,6 +209,16 @@ class ReplicationCluster {
   void ForceOn(SimNode& node, Nanos until);
   void AuditLineage(const PartitionEntry& before, const PartitionEntry& after);
 
+  // -- replication_split.cc
+  void PlanSplit();
+  void TryOpen();
+  void TryRetire();
+  void StepOfSplit(SimNode& master);
+  void AuditRetiring(SimNode& node, const PartitionEntry& desired);
+  void AuditSplit(const PartitionEntry& before, const PartitionEntry& after);
+  void AuditServing(const SimNode& node, std::string_view what);
+  bool HasEnded();
+
   // -- replication_audit.cc
   void Audit(SimNode* touched);
   void AuditAppend(SimNode& node, const SimUnit& unit);
@@ -251,6 +262,8 @@ class ReplicationCluster {
   std::function<void(const PartitionEntry& desired, Nanos* there, bool* answer_lost)> plot_cas_;
   bool stale_reads_ = false;
   PartitionEntry former_entry_;
+
+  UnitPtr opens_;  // the record that opens the half, of the newest epoch
 
   // -- clients
   History history_;

@@ -45,6 +45,9 @@ TEST(ReplicationCore, KeepsItsInvariantsUnderFaults) {
     sum.fresh += outcome.fresh;
     sum.sessions += outcome.sessions;
     sum.stalls += outcome.stalls;
+    sum.retired += outcome.retired;
+    sum.failed_retires += outcome.failed_retires;
+    sum.opened += outcome.opened;
     if (!outcome.violation.empty() || seeds.size() == 1) std::cout << Tell(RunReplication(seed, SimRules(), true));
     ASSERT_EQ(outcome.violation, "") << "replay: " << ReplayOfSimulation("core", seed);
   }
@@ -59,6 +62,8 @@ TEST(ReplicationCore, KeepsItsInvariantsUnderFaults) {
       "{} looks at "
       "freshness, {} at sessions\n",
       sum.forced, sum.handovers, sum.failed_handovers, sum.held, sum.late, sum.stalls, sum.fresh, sum.sessions);
+  std::cout << fmt::format("{} partitions retired, {} attempts that failed, {} halves opened\n", sum.retired,
+                           sum.failed_retires, sum.opened);
   if (seeds.size() < 100) return;
   // The simulation is worth something only if things happen in it.
   EXPECT_GT(sum.masterships, 2 * seeds.size());
@@ -70,6 +75,9 @@ TEST(ReplicationCore, KeepsItsInvariantsUnderFaults) {
   EXPECT_GT(sum.failed_handovers, seeds.size() / 20);
   EXPECT_GT(sum.late, seeds.size() / 10);
   EXPECT_GT(sum.fresh, seeds.size());
+  EXPECT_GT(sum.retired, seeds.size() / 10);
+  EXPECT_GT(sum.failed_retires, seeds.size() / 20);
+  EXPECT_GT(sum.opened, seeds.size() / 20);
   EXPECT_LT(sum.too_wide, seeds.size() / 50);
 }
 
@@ -117,6 +125,12 @@ constexpr Mutant kMutants[] = {
     {"keep the lease during a handover", &Rules::handover_gives_up_lease, "I7 history"},
     {"go on while a handover may land", &Rules::handover_waits_for_outcome, "I7 history"},
     {"take over an epoch again after a start", &Rules::handover_target_is_new, "I1 I4"},
+    {"keep the lease while a partition is retired", &Rules::retire_gives_up_lease, "RC11"},
+    {"go on while a retirement may land", &Rules::retire_waits_for_outcome, "RC11"},
+    {"retire with writes on their way", &Rules::retire_waits_until_level, "RC10"},
+    {"retire after the split was given up", &Rules::retire_needs_split, "RC10"},
+    {"lead a partition that is retired", &Rules::retired_is_final, "RC11"},
+    {"serve a half that is not open", &Rules::half_waits_until_open, "SP4"},
     {"read sessions by LSN alone", &Rules::session_names_epoch, "RC7"},
     {"replay past the watermark", &Rules::apply_to_watermark_only, "I5 I6"},
     {"ignore the lineage", &Rules::lineage_is_checked, "RC9"},

@@ -45,6 +45,7 @@ ReplicationCluster::ReplicationCluster(uint64_t seed, const SimRules& rules, boo
     clients_.push_back({.index = i, .target = static_cast<int>(random_.Below(size)), .command = {}});
   think_ = Between(8, 60) * kMillisecond;
   latency_ = Between(100, 900) * kMicrosecond;
+  PlanSplit();
   if (random_.Chance(0.4)) apply_late_ = random_.Chance(0.7) ? 5 * kMillisecond : Between(10, 300) * kMillisecond;
 }
 
@@ -87,6 +88,7 @@ SimOutcome ReplicationCluster::Run() {
 }
 
 bool ReplicationCluster::Healed() {
+  if (entry_.retired()) return HasEnded();
   if (entry_.isr.size() != entry_.replicas || entry_.isr.size() < nodes_.size()) return false;
   for (auto& node : nodes_) {
     if (!node->running || !entry_.isr.Contains(node->id)) return false;
@@ -105,9 +107,12 @@ std::string ReplicationCluster::EntryText(const PartitionEntry& entry) {
     for (const ReplicaId& id : set) text += NameOf(id) + " ";
     return text;
   };
-  return fmt::format("revision {}, epoch {}, master {}, ISR {}of assigned {}, learners {}, min_isr {}", entry.revision,
-                     entry.epoch, NameOf(entry.master), names(entry.isr), names(entry.assigned), names(entry.learners),
-                     entry.min_isr);
+  static constexpr std::string_view kStages[] = {"", ", building", ", retired"};
+  return fmt::format("revision {}, epoch {}, master {}, ISR {}of assigned {}, learners {}, min_isr {}{}{}{}",
+                     entry.revision, entry.epoch, NameOf(entry.master), names(entry.isr), names(entry.assigned),
+                     names(entry.learners), entry.min_isr, kStages[static_cast<size_t>(entry.stage)],
+                     entry.split ? ", being split" : "",
+                     entry.opened_lsn != 0 ? fmt::format(", opened at LSN {}", entry.opened_lsn) : "");
 }
 
 void ReplicationCluster::Land(const PartitionEntry& desired, CasOutcome* outcome) {
@@ -122,13 +127,14 @@ void ReplicationCluster::Land(const PartitionEntry& desired, CasOutcome* outcome
   *outcome = CasOutcome::kApplied;
   Say("topology: {}", EntryText(entry_));
   AuditLanding(before, entry_);
-  AuditIsr();
+  Audit(nullptr);
   Publish();
 }
 
 void ReplicationCluster::Cas(SimNode& node, const PartitionEntry& desired) {
   Say("{} proposes: {}", node.name(), EntryText(desired));
   AuditHandover(node, desired);
+  AuditRetiring(node, desired);
   auto outcome = std::make_shared<CasOutcome>(CasOutcome::kUnknown);
   auto current = std::make_shared<PartitionEntry>();
   Nanos there = Between(500 * kMicrosecond, 4 * kMillisecond);
@@ -265,16 +271,19 @@ void ReplicationCluster::ServeWrite(SimNode& node, Client& client, uint64_t atte
     At(latency_, [this, &client, attempt, number = lane.number] { Answer(client, attempt, kDone, {}, number); });
     return;
   }
+  // One of an older epoch commits nothing.
+  if (core.leader().epoch() >= entry_.epoch) AuditServing(node, "takes a write");
   const uint32_t records = random_.Chance(0.2) ? 2 : 1;
   UnitPtr unit = node.log.AppendOwn(core.leader().epoch(), records, command.Encode());
   Token& token = tokens_[next_token_++ % tokens_.size()];
   token = {unit->end(), false};
-  node.waiting.push_back({unit, [this, &client, attempt, &token, point = unit->end()](bool known, int64_t number) {
-                            if (token.point.chain == point.chain) token.acknowledged = known;
-                            At(latency_, [this, &client, attempt, known, number] {
-                              Answer(client, attempt, known ? kDone : kUnknown, {}, number);
-                            });
-                          }});
+  node.waiting.push_back(
+      {unit, [this, &node, &client, attempt, &token, point = unit->end()](bool known, int64_t number) {
+         if (known) AuditServing(node, "acknowledges a write");
+         if (token.point.chain == point.chain) token.acknowledged = known;
+         At(latency_,
+            [this, &client, attempt, known, number] { Answer(client, attempt, known ? kDone : kUnknown, {}, number); });
+       }});
   core.OnAppended(Local(node));
 }
 
@@ -312,7 +321,7 @@ void ReplicationCluster::ServeRead(SimNode& node, Client& client, uint64_t attem
     At(latency_, [this, &client, attempt] { Answer(client, attempt, kRefused, {}, 0); });
   };
   const auto mastership = node.core->Serving();
-  if (!mastership) return refuse();
+  if (!mastership || !node.core->Serves()) return refuse();
   std::optional<std::string> seen;
   if (const auto at = node.state.values.find(client.command.key); at != node.state.values.end()) seen = at->second;
   node.core->OnAppended(Local(node));  // the turn has read the clock, and tells the core
@@ -323,6 +332,7 @@ void ReplicationCluster::ServeRead(SimNode& node, Client& client, uint64_t attem
   }
   OnNode(node, 0, [this, &node, &client, attempt, mastership, seen, refuse] {
     if (!node.core->LeaseHolds(*mastership, Local(node))) return refuse();
+    AuditServing(node, "answers a read");
     At(latency_, [this, &client, attempt, seen] { Answer(client, attempt, kDone, seen, 0); });
   });
 }

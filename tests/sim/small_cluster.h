@@ -31,8 +31,8 @@ class SmallCluster {
     for (size_t i = 0; i < kNodes; ++i) machines_.push_back(kernel_.AddMachine(fmt::format("10.0.0.{}", i + 1)));
     members_.resize(kNodes);
     topologies_.resize(kNodes);
-    SimMachine* operators = kernel_.AddMachine("10.0.1.1");
-    SimReactor& reactor = *operators->Boot();
+    SimReactor& reactor = *kernel_.AddMachine("10.0.1.1")->Boot();
+    operators_ = &reactor;
     ClusterPlan plan;
     for (size_t i = 0; i < kNodes; ++i)
       plan.nodes.push_back({.id = static_cast<NodeId>(i + 1), .zone = "", .weight = 1});
@@ -107,6 +107,16 @@ class SmallCluster {
     return *std::move(record);
   }
   bool has_record(uint32_t partition) const { return server_.entries().contains(PartitionKey(partition)); }
+  // As an operator does it, by hand.
+  template <typename Record>
+  void Change(const Record& record, const std::string& key) {
+    Topology topology(*operators_, std::make_unique<SimTopology>(*operators_, &server_));
+    const Revision revision = server_.entries().at(key).revision;
+    auto swapped = kernel_.RunTask(*operators_, topology.CompareAndSwap(key, revision, *Encode(record), 5 * kSecond));
+    CHECK((*swapped).ok() && (*swapped)->kind == CasOutcome::Kind::kStored);
+    CHECK(kernel_.RunTask(*operators_, topology.Close())->ok());
+  }
+  ClusterRecord cluster() const { return *DecodeCluster(server_.entries().at(std::string(kClusterKey))); }
   bool InSync(size_t i, uint32_t partition = 0) const {
     const PartitionRecord now = record(partition);
     return std::any_of(now.isr.begin(), now.isr.end(), [&](const ReplicaRecord& r) { return r.node == i + 1; });
@@ -165,6 +175,7 @@ class SmallCluster {
   const uint32_t partitions_;
   SimKernel kernel_;
   SimTopologyServer server_;
+  SimReactor* operators_ = nullptr;
   EngineOptions engine_;
   std::vector<SimMachine*> machines_;
   std::vector<SimTopology*> topologies_;

@@ -2,6 +2,8 @@
 // and a half begins to serve (SP4).
 #include <gtest/gtest.h>
 
+#include "src/replication/replica_file.h"
+#include "src/replication/replica_host.h"
 #include "tests/sim/replication_trio.h"
 
 namespace pando::replication {
@@ -270,7 +272,7 @@ TEST_F(Half, ServesOnceItIsOpened) {
   EXPECT_FALSE(trio_.core(0).Serves());
   EXPECT_EQ(SetSplit(SplitOrder{}), ChangeResult::kNotAllowed);
   const Lsn opens = Feed();
-  EXPECT_EQ(SetServing(opens), ChangeResult::kNotAllowed);  // it is not committed
+  EXPECT_EQ(SetServing(opens), ChangeResult::kNotAllowed);  // it is not applied
   trio_.Run(20 * kMillisecond);
   ASSERT_EQ(SetServing(opens), ChangeResult::kProposed);
   trio_.Run(20 * kMillisecond);
@@ -286,7 +288,7 @@ TEST_F(Half, ServesOnceItIsOpened) {
 TEST_F(Half, AReplicaThatHasNotAppliedWhatOpensItDoesNotServe) {
   trio_[2].cut = true;
   const Lsn opens = Feed();
-  ASSERT_TRUE(trio_.RunUntil([&] { return trio_.core(0).commit_lsn() >= opens; }, 3 * kSecond));
+  ASSERT_TRUE(trio_.RunUntil([&] { return trio_[0].log.applied() >= opens; }, 3 * kSecond));
   ASSERT_TRUE(trio_.RunUntil([&] { return SetServing(opens) == ChangeResult::kDone; }, kSecond));
   ASSERT_TRUE(trio_.RunUntil([&] { return trio_.core(2).entry().opened_lsn == opens; }, kSecond));
   EXPECT_FALSE(trio_.core(2).Serves());
@@ -328,6 +330,67 @@ TEST_F(Half, OneThatWasGivenUpEndsToo) {
   ASSERT_TRUE(trio_.RunUntil([this] { return AllHaveLearned(); }, kSecond));
   trio_.Run(kSecond);
   ExpectTheEnd();
+}
+
+// The driver of a split has made an empty replica for the next lineage, and the record still tells of the one before.
+TEST_F(Half, ANewReplicaIsNotOfALineageThatWasGivenUp) {
+  trio_.Stop(2);
+  trio_.NoticeDeath(2, 1);
+  ASSERT_TRUE(trio_.RunUntil([this] { return trio_.entry.isr.size() == 2; }, 3 * kSecond));
+  PartitionEntry given_up = trio_.entry;
+  given_up.stage = PartitionStage::kRetired;
+  given_up.assigned = given_up.isr;
+  trio_.Land(given_up);
+  trio_[2].id = ReplicaId{3, 1};
+  trio_[2].lineage = trio_[2].promise = 0;
+  trio_[2].log.PutDisk({}, 0);
+  trio_.Start(2);
+  trio_.Run(kSecond);
+  EXPECT_EQ(trio_.core(2).lineage(), 0u);
+  PartitionEntry again = trio_.entry;
+  ++again.lineage;
+  ++again.epoch;
+  again.stage = PartitionStage::kBuilding;
+  again.master = trio_[2].id;
+  again.isr = again.assigned = {trio_[2].id};
+  again.min_isr = again.replicas = 1;
+  trio_.Land(again);
+  EXPECT_TRUE(trio_.RunUntil([this] { return trio_.master() == 2; }, 5 * kSecond));
+  EXPECT_EQ(trio_.core(2).lineage(), 2u);
+}
+
+// -- the data of what is retired
+
+TEST(WasRemoved, OfARetiredPartition) {
+  PartitionRecord record;
+  record.lineage = 3;
+  record.state = PartitionStage::kRetired;
+  record.isr = {{1, {7, 1}, ""}};
+  ReplicaState state;
+  state.lineage = 3;
+  state.replica = {7, 1};
+  EXPECT_TRUE(WasRemoved(record, 1, state));
+  state.replica = {7, 2};  // it was removed before
+  EXPECT_TRUE(WasRemoved(record, 1, state));
+  state.lineage = 2;
+  EXPECT_TRUE(WasRemoved(record, 1, state));
+  state.lineage = 0;  // it is new
+  EXPECT_FALSE(WasRemoved(record, 1, state));
+  state.installed = false;  // nobody has a copy for it
+  EXPECT_TRUE(WasRemoved(record, 1, state));
+}
+
+TEST(WasRemoved, OfALineageOfAHalfThatWasGivenUp) {
+  PartitionRecord record;
+  record.lineage = 3;
+  record.state = PartitionStage::kBuilding;
+  record.isr = {{1, {7, 1}, ""}};
+  ReplicaState state;
+  state.replica = {7, 2};
+  state.lineage = 2;
+  EXPECT_TRUE(WasRemoved(record, 2, state));
+  record.state = PartitionStage::kServing;  // what an operator has given up may be wanted again
+  EXPECT_FALSE(WasRemoved(record, 2, state));
 }
 
 }  // namespace
