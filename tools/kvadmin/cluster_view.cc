@@ -31,6 +31,11 @@ Task<Result<ExitCode>> ReadInto(Reactor* reactor, TopologySpec spec, Nanos timeo
   co_return kExitOk;
 }
 
+Status CheckCreated(const ClusterMap& map) {
+  if (map.cluster) return Status();
+  return Error(Code::kNotFound, "the topology holds no cluster; kvadmin cluster init creates one");
+}
+
 Result<ReadTopology> ReadMap(const Target& target, const std::string& place) {
   ReadTopology read;
   if (!place.empty()) {
@@ -40,18 +45,9 @@ Result<ReadTopology> ReadMap(const Target& target, const std::string& place) {
         RunOffline([&](Reactor& reactor) { return ReadInto(&reactor, spec, timeout_ns, &read); }).TakeStatus());
   } else {
     Client client(target);
-    ASSIGN_OR_RETURN(api::TopologyReply reply, client.Call(Client::Repeat::kSafe, &api::ClusterIf::topology));
-    for (const api::TopologyKey& key : reply.keys) {
-      TopologyEntry entry;
-      entry.key = key.key;
-      entry.revision = static_cast<Revision>(key.revision);
-      entry.value = key.value;
-      RETURN_IF_ERROR(read.map.Apply(entry));
-    }
+    ASSIGN_OR_RETURN(read.map, MapOf(client));
   }
-  if (!read.map.cluster) {
-    return Error(Code::kNotFound, "the topology holds no cluster; kvadmin cluster init creates one");
-  }
+  RETURN_IF_ERROR(CheckCreated(read.map));
   return read;
 }
 
@@ -112,6 +108,20 @@ std::string ClusterView::NameOf(NodeId node) const {
   const auto at = map.nodes.find(node);
   if (at == map.nodes.end() || at->second.record.client_address.empty()) return fmt::format("{}", node);
   return fmt::format("{} ({})", node, at->second.record.client_address);
+}
+
+Result<ClusterMap> MapOf(Client& client) {
+  ASSIGN_OR_RETURN(const api::TopologyReply reply, client.Call(Client::Repeat::kSafe, &api::ClusterIf::topology));
+  ClusterMap map;
+  for (const api::TopologyKey& key : reply.keys) {
+    TopologyEntry entry;
+    entry.key = key.key;
+    entry.revision = static_cast<Revision>(key.revision);
+    entry.value = key.value;
+    RETURN_IF_ERROR(map.Apply(entry));
+  }
+  RETURN_IF_ERROR(CheckCreated(map));
+  return map;
 }
 
 Result<ClusterView> LookAtCluster(const Target& target, const std::string& place) {

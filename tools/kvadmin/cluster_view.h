@@ -41,6 +41,10 @@ struct ClusterView {
   std::string NameOf(NodeId node) const;
 };
 
+// What a node of a cluster knows of it. kInvalidArgument, kUnsupported: `client` is connected to none. kNotFound: there
+// is no cluster.
+Result<ClusterMap> MapOf(Client& client);
+
 // With an empty `place`, the topology is that which a node at `target` knows. kNotFound: there is no cluster.
 Result<ClusterView> LookAtCluster(const Target& target, const std::string& place);
 

@@ -1,30 +1,27 @@
 #include "tools/kvadmin/load_writers.h"
 
 #include <algorithm>
-#include <bit>
 #include <utility>
-
-#include "src/base/hash.h"
 
 namespace pando::admin {
 
-LoadWriters::LoadWriters(Client& client, uint32_t partitions, const BatchWriterOptions& options,
-                         const BatchWriter::OnRejected& on_rejected) {
-  if (partitions == 0) {
+LoadWriters::LoadWriters(Client& client, std::optional<RangeTable> partitions, const BatchWriterOptions& options,
+                         const BatchWriter::OnRejected& on_rejected)
+    : partitions_(std::move(partitions)) {
+  if (!partitions_) {
     writers_.push_back(std::make_unique<BatchWriter>(client, options, on_rejected));
     return;
   }
-  CHECK(std::has_single_bit(partitions)) << partitions;
-  for (uint32_t i = 0; i < partitions; ++i) {
+  for (const uint32_t id : partitions_->ids()) {
+    writer_of_[id] = writers_.size();
     clients_.push_back(std::make_unique<Client>(client.target()));
     writers_.push_back(std::make_unique<BatchWriter>(*clients_.back(), options, on_rejected));
   }
 }
 
 Status LoadWriters::Add(api::WriteOp op, uint64_t line) {
-  const auto bits = static_cast<unsigned>(std::countr_zero(writers_.size()));
-  const uint64_t partition = bits == 0 ? 0 : HashId(op.key) >> (64 - bits);
-  return writers_[partition]->Add(std::move(op), line);
+  const size_t writer = partitions_ ? writer_of_.at(partitions_->PartitionOf(op.key)) : 0;
+  return writers_[writer]->Add(std::move(op), line);
 }
 
 Status LoadWriters::Finish() {

@@ -7,9 +7,12 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
+#include "src/base/hash_ranges.h"
 #include "tools/kvadmin/batch_writer.h"
 
 namespace pando::admin {
@@ -19,8 +22,8 @@ class LoadWriters {
   // More connections than this are not opened: a larger cluster is loaded through a router.
   static constexpr uint32_t kMaxPartitions = 256;
 
-  // `partitions`: of the cluster, a power of two; 0: there is one server, that of `client`.
-  LoadWriters(Client& client, uint32_t partitions, const BatchWriterOptions& options,
+  // `partitions`: those of the cluster that serve; nullopt: there is one server, that of `client`.
+  LoadWriters(Client& client, std::optional<RangeTable> partitions, const BatchWriterOptions& options,
               const BatchWriter::OnRejected& on_rejected);
 
   // See BatchWriter.
@@ -36,7 +39,9 @@ class LoadWriters {
   uint64_t Sum(uint64_t (BatchWriter::*count)() const) const;
 
   std::vector<std::unique_ptr<Client>> clients_;
-  std::vector<std::unique_ptr<BatchWriter>> writers_;  // by partition
+  std::vector<std::unique_ptr<BatchWriter>> writers_;
+  std::optional<RangeTable> partitions_;
+  std::unordered_map<uint32_t, size_t> writer_of_;  // the place in `writers_`, by partition
 };
 
 }  // namespace pando::admin

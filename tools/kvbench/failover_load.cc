@@ -4,7 +4,7 @@
 #include <bit>
 
 #include "src/base/check.h"
-#include "src/base/hash.h"
+#include "src/base/hash_ranges.h"
 #include "tools/kvbench/data.h"
 
 namespace pando::bench {
@@ -20,8 +20,7 @@ constexpr uint32_t kReadBackThreads = 8;
 }  // namespace
 
 uint32_t PartitionOf(std::string_view key, uint32_t partitions) {
-  const auto bits = static_cast<unsigned>(std::countr_zero(partitions));
-  return bits == 0 ? 0 : static_cast<uint32_t>(HashId(key) >> (64 - bits));
+  return RangeTable::Equal(partitions).PartitionOf(key);
 }
 
 FailoverLoad::FailoverLoad(const Protocol& protocol, LoadOptions options)

@@ -28,7 +28,8 @@ struct LoadOptions {
   RecordShape shape;
 };
 
-// The partition that a key belongs to; `partitions` is a power of two.
+// The partition that a key belongs to, in a cluster that was created with so many, a power of two, and whose partitions
+// were not split: kvbench creates its own ones.
 uint32_t PartitionOf(std::string_view key, uint32_t partitions);
 
 class FailoverLoad {

@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <bit>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
@@ -16,6 +15,7 @@
 #include "src/base/limits.h"
 #include "tools/common/interrupts.h"
 #include "tools/common/table.h"
+#include "tools/kvadmin/cluster_view.h"
 #include "tools/kvadmin/commands/commands.h"
 #include "tools/kvadmin/export_file.h"
 #include "tools/kvadmin/input_file.h"
@@ -169,16 +169,18 @@ Result<bool> TakesAbsoluteExpiry(Client& client) {
   return std::find(reply.features.begin(), reply.features.end(), "absolute_expiry") != reply.features.end();
 }
 
-// How many partitions the cluster has; 0: the server is alone, or older than clusters.
-Result<uint32_t> PartitionsOfCluster(Client& client) {
-  Result<api::ReplicasReply> replicas = client.Call(Client::Repeat::kSafe, &api::ClusterIf::replicas);
-  if (replicas.code() == Code::kInvalidArgument || replicas.code() == Code::kUnsupported) return 0u;
-  RETURN_IF_ERROR(replicas.status());
-  ASSIGN_OR_RETURN(const api::NodeStatus status, client.Call(Client::Repeat::kSafe, &api::AdminIf::status));
-  const auto partitions = static_cast<uint32_t>(status.ranges);
-  if (partitions > 0 && partitions <= LoadWriters::kMaxPartitions && std::has_single_bit(partitions)) return partitions;
-  return Error(Code::kInvalidArgument, "the cluster has {} partitions; at most {} can be loaded without a router",
-               partitions, LoadWriters::kMaxPartitions);
+// The partitions of the cluster that serve; nullopt: the server is alone, a router, or older than clusters.
+Result<std::optional<RangeTable>> PartitionsOfCluster(Client& client) {
+  Result<ClusterMap> map = MapOf(client);
+  if (map.code() == Code::kInvalidArgument || map.code() == Code::kUnsupported) return std::optional<RangeTable>();
+  RETURN_IF_ERROR(map.status());
+  std::vector<uint32_t> serving = map->Serving();
+  if (serving.size() > LoadWriters::kMaxPartitions) {
+    return Error(Code::kInvalidArgument, "the cluster has {} partitions; at most {} can be loaded without a router",
+                 serving.size(), LoadWriters::kMaxPartitions);
+  }
+  ASSIGN_OR_RETURN(RangeTable table, RangeTable::Of(map->cluster->record.partitions, std::move(serving)));
+  return std::optional(std::move(table));
 }
 
 // Also returns OK when it stops at a reject that ends the load, or at a signal.
@@ -247,8 +249,8 @@ Result<ExitCode> Load(const Globals& globals, const LoadOptions& options) {
   LoadRun run;
   // Before the connection carries batches.
   ASSIGN_OR_RETURN(run.absolute, TakesAbsoluteExpiry(client));
-  ASSIGN_OR_RETURN(const uint32_t partitions, PartitionsOfCluster(client));
-  LoadWriters writer(client, partitions, options.batch,
+  ASSIGN_OR_RETURN(std::optional<RangeTable> partitions, PartitionsOfCluster(client));
+  LoadWriters writer(client, std::move(partitions), options.batch,
                      [&](uint64_t line, const std::string& why) { rejects.Add(line, why); });
   Status fed = Feed(options, *reader, writer, rejects, progress, &run);
   // After a failed read, wait for the batches that were sent, so that their outcome is known. After
