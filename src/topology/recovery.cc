@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <set>
 #include <tuple>
 #include <utility>
@@ -12,11 +13,6 @@ namespace pando {
 namespace {
 
 constexpr const char* kNothingWritten = "Nothing was written";
-
-// Which halves serve is in the topology alone.
-constexpr char kHalves[] =
-    "{} holds partition {} of {}: it is a half of a partition that was split, and a topology with such partitions "
-    "cannot be made anew from directories. Put back a copy of the topology";
 
 template <typename... Args>
 Status Mismatch(fmt::format_string<Args...> format, Args&&... args) {
@@ -32,7 +28,8 @@ struct Heard {
 // Which replicas go on, of those of one partition that were heard.
 class PartitionPlan {
  public:
-  PartitionPlan(uint32_t id, const PartitionRecord* old) : id_(id), old_(old) {
+  // `base`: ClusterRecord::partitions.
+  PartitionPlan(uint32_t id, uint32_t base, const PartitionRecord* old) : id_(id), base_(base), old_(old) {
     if (old != nullptr) {
       epoch_ = old->epoch;
       lineage_ = old->lineage;
@@ -45,6 +42,19 @@ class PartitionPlan {
     lineage_ = std::max(lineage_, report.lineage);
   }
   void HearEpoch(Epoch epoch) { epoch_ = std::max(epoch_, epoch); }
+  const PartitionRecord* old() const { return old_; }
+  // Whether a node may have more of it than the beginning of an installation.
+  bool IsHeard() const { return !all_.empty(); }
+  bool IsKnown() const { return IsHeard() || old_ != nullptr; }
+  bool IsHeld() const {
+    return std::any_of(all_.begin(), all_.end(),
+                       [](const Heard& heard) { return heard.report->installed || !heard.report->problem.empty(); });
+  }
+  std::set<NodeId> Nodes() const {
+    std::set<NodeId> nodes;
+    for (const Heard& heard : all_) nodes.insert(heard.node);
+    return nodes;
+  }
 
   // What is not known of it, although all nodes were heard.
   void AddMissing(std::vector<std::string>* missing) const {
@@ -88,12 +98,14 @@ class PartitionPlan {
   }
 
   // `complete`: all that could have counted was heard.
-  PartitionRecord Record(uint32_t partitions, uint32_t replicas, uint32_t min_isr, bool complete,
+  PartitionRecord Record(uint32_t replicas, uint32_t min_isr, bool complete,
                          const std::function<Uuid()>& new_uuid) const {
     PartitionRecord r;
     if (old_ != nullptr) r = *old_;
     r.id = id_;
-    std::tie(r.first_hash, r.last_hash) = HashRangeOf(id_, partitions);
+    r.state = PartitionStage::kServing;
+    r.split.reset();  // what was copied is not complete
+    std::tie(r.first_hash, r.last_hash) = HashRangeOf(id_, base_);
     r.replicas = old_ != nullptr ? old_->replicas : replicas;
     r.epoch = epoch_ + 1;  // TR1
     r.isr.clear();
@@ -109,6 +121,32 @@ class PartitionPlan {
       r.min_isr = 1;
     }
     r.master = r.isr[id_ % r.isr.size()].replica;  // all are equal, so masters are spread
+    return r;
+  }
+
+  // That it serves no more, so that nodes drop what they have of it. nullopt: no node has anything, and no map says
+  // otherwise.
+  std::optional<PartitionRecord> Retired(const std::function<Uuid()>& new_uuid) const {
+    PartitionRecord r;
+    if (old_ != nullptr) {
+      r = *old_;
+    } else if (all_.empty()) {
+      return std::nullopt;
+    } else {
+      r.id = id_;
+      std::tie(r.first_hash, r.last_hash) = HashRangeOf(id_, base_);
+      for (const Heard& heard : all_) {
+        r.isr.push_back(Of(heard));
+        if (r.isr.back().replica.IsNil()) r.isr.back().replica = new_uuid();
+      }
+      r.replicas = static_cast<uint32_t>(r.isr.size());
+      r.min_isr = 1;
+      r.master = r.isr.front().replica;
+    }
+    r.state = PartitionStage::kRetired;
+    r.split.reset();
+    r.lineage = lineage_;
+    r.epoch = epoch_ + 1;
     return r;
   }
 
@@ -131,6 +169,8 @@ class PartitionPlan {
 
   void GoOn(PartitionRecord* r) const {
     const std::vector<Heard> sound = Eligible();
+    // Wherever a half was opened, those that are in sync have that in their logs (SP4).
+    r->opened_lsn = r->id < base_ ? 0 : sound.front().report->last_lsn;
     for (const Heard& heard : sound) {
       if (r->isr.size() + r->evicted.size() >= r->replicas) break;
       auto& list = heard.end() == sound.front().end() ? r->isr : r->evicted;  // TR2
@@ -144,6 +184,7 @@ class PartitionPlan {
 
   void GoOnAlone(PartitionRecord* r, const std::function<Uuid()>& new_uuid) const {
     const Heard best = Sound(0).front();
+    r->opened_lsn = 0;
     r->isr = {Of(best)};
     for (const Heard& heard : all_) {
       if (heard.node == best.node || r->learners.size() + 1 >= r->replicas) continue;
@@ -151,7 +192,7 @@ class PartitionPlan {
     }
   }
 
-  const uint32_t id_;
+  const uint32_t id_, base_;
   const PartitionRecord* const old_;  // null: the topology has none
   std::vector<Heard> all_;
   Epoch epoch_ = 0;
@@ -270,37 +311,127 @@ class Planner {
     Epoch highest = 0;
     for (const NodeReport& report : in_.reports) highest = std::max(highest, report.epoch);
     for (const auto& [id, old] : in_.old.partitions) highest = std::max(highest, old.record.epoch);
-    const uint32_t count = plan_.cluster.partitions;
-    if (!in_.old.partitions.empty() && in_.old.partitions.rbegin()->first >= count) {
-      return Mismatch(kHalves, "the topology", in_.old.partitions.rbegin()->first, count);
-    }
-    std::vector<PartitionPlan> plans;
-    for (uint32_t id = 0; id < count; ++id) {
-      const auto old = in_.old.partitions.find(id);
-      plans.emplace_back(id, old == in_.old.partitions.end() ? nullptr : &old->second.record);
-      plans.back().HearEpoch(highest);
-    }
+    for (uint32_t id = 0; id < plan_.cluster.partitions; ++id) AddPlan(id);
+    for (const auto& [id, old] : in_.old.partitions) AddPlan(id);
     for (const auto& [node, report] : heard_) {
       for (const ReplicaReport& replica : report->replicas) {
-        if (replica.partition >= count) return Mismatch(kHalves, report->data_dir, replica.partition, count);
-        plans[replica.partition].Hear(node, replica);
+        if (replica.partition >= kMaxPartitions) {
+          return Mismatch("{} holds a partition {}, and there cannot be one", report->data_dir, replica.partition);
+        }
+        AddPlan(replica.partition).Hear(node, replica);
       }
     }
-    for (const PartitionPlan& plan : plans) {
-      RETURN_IF_ERROR(plan.CheckAgree());
-      const size_t before = plan_.missing.size();
-      plan.AddMissing(&plan_.missing);
-      const bool complete = !a_node_is_missing_ && plan_.missing.size() == before;
-      plan_.partitions.push_back(
-          plan.Record(count, plan_.cluster.replicas, plan_.cluster.min_isr, complete, new_uuid_));
-      RETURN_IF_ERROR(Check(plan_.partitions.back()));
+    RETURN_IF_ERROR(CheckSaid());
+    std::set<uint32_t> serving;
+    for (uint32_t id = 0; id < plan_.cluster.partitions; ++id) Decide(id, &serving);
+    if (!unclear_.empty()) {
+      return Error(Code::kUnavailable, "it is not certain which partitions serve:\n  {}\n{}",
+                   fmt::join(unclear_, "\n  "), kNothingWritten);
+    }
+    for (auto& [id, plan] : plans_) {
+      plan.HearEpoch(highest);
+      RETURN_IF_ERROR(serving.contains(id) ? MakeServing(id, plan) : MakeRetired(plan));
     }
     return Check(plan_.cluster);
+  }
+
+  PartitionPlan& AddPlan(uint32_t id) {
+    const auto old = in_.old.partitions.find(id);
+    return plans_
+        .try_emplace(id, id, plan_.cluster.partitions, old == in_.old.partitions.end() ? nullptr : &old->second.record)
+        .first->second;
+  }
+
+  Status MakeServing(uint32_t id, const PartitionPlan& plan) {
+    RETURN_IF_ERROR(plan.CheckAgree());
+    const size_t before = plan_.missing.size();
+    plan.AddMissing(&plan_.missing);
+    const bool complete = !a_node_is_missing_ && plan_.missing.size() == before;
+    plan_.partitions.push_back(plan.Record(plan_.cluster.replicas, plan_.cluster.min_isr, complete, new_uuid_));
+    // While its whole is there, it may not have been opened yet. Then its master does that.
+    const std::optional<uint32_t> whole = WholeOf(id, plan_.cluster.partitions);
+    if (whole && plans_.contains(*whole) && plans_.at(*whole).IsKnown()) {
+      plan_.partitions.back().state = PartitionStage::kBuilding;
+      plan_.partitions.back().opened_lsn = 0;
+    }
+    return Check(plan_.partitions.back());
+  }
+
+  Status MakeRetired(const PartitionPlan& plan) {
+    std::optional<PartitionRecord> record = plan.Retired(new_uuid_);
+    if (!record) return Status();
+    plan_.partitions.push_back(*std::move(record));
+    return Check(plan_.partitions.back());
+  }
+
+  // -- which of a partition and its halves serve (TR5)
+
+  Status CheckSaid() const {
+    for (const auto* said : {&in_.was_split, &in_.was_not_split}) {
+      for (const uint32_t id : *said) {
+        if (id < kMaxPartitions && IsPartHeld(id)) continue;
+        return Mismatch("no directory has a half of partition {}, so nothing is to be said of its split", id);
+      }
+    }
+    for (const uint32_t id : in_.was_not_split) {
+      if (OldSaysSplit(id)) return Mismatch("the topology says that partition {} was split, so its halves serve", id);
+    }
+    return Status();
+  }
+
+  bool IsPartHeld(uint32_t id) const {
+    return std::any_of(plans_.begin(), plans_.end(), [&](const auto& p) {
+      return IsPartOf(p.first, id, plan_.cluster.partitions) && p.second.IsHeard();
+    });
+  }
+
+  void Decide(uint32_t id, std::set<uint32_t>* serving) {
+    AddPlan(id);
+    if (!WasSplit(id)) {
+      serving->insert(id);
+      return;
+    }
+    const auto halves = HalvesOf(id, plan_.cluster.partitions);
+    for (const uint32_t half : *halves) Decide(half, serving);
+  }
+
+  bool WasSplit(uint32_t id) {
+    const auto halves = HalvesOf(id, plan_.cluster.partitions);
+    if (!halves) return false;
+    if (in_.was_split.contains(id) || OldSaysSplit(id)) return true;
+    if (in_.was_not_split.contains(id) || !IsPartHeld(id)) return false;
+    // Only a half that serves is split.
+    if (std::any_of(halves->begin(), halves->end(), [this](uint32_t half) { return IsPartHeld(half); })) return true;
+    const PartitionPlan& plan = plans_.at(id);
+    if (!plan.IsHeld() && !a_node_is_missing_) return true;
+    std::set<NodeId> nodes;
+    for (const uint32_t half : *halves) {
+      if (plans_.contains(half)) nodes.merge(plans_.at(half).Nodes());
+    }
+    unclear_.push_back(fmt::format(
+        "partition {} {}, and its halves {} and {} are on node {}. Look into the logs of these nodes: if one says that "
+        "partition {} was split, or that {} or {} serves, add --was-split {}; if they were only being built, add "
+        "--was-not-split {}, and what was copied is dropped",
+        id, plan.IsHeld() ? fmt::format("is on node {}", fmt::join(plan.Nodes(), ",")) : "was not found", (*halves)[0],
+        (*halves)[1], fmt::join(nodes, ","), id, (*halves)[0], (*halves)[1], id, id));
+    return false;
+  }
+
+  // A partition that was split never serves again. But a half that was given up may have been made anew since then.
+  bool OldSaysSplit(uint32_t id) const {
+    const auto is_retired = [this](uint32_t partition) {
+      const auto at = in_.old.partitions.find(partition);
+      return at != in_.old.partitions.end() && at->second.record.state == PartitionStage::kRetired;
+    };
+    const std::optional<uint32_t> whole = WholeOf(id, plan_.cluster.partitions);
+    return is_retired(id) && (!whole || is_retired(*whole));
   }
 
   const RecoveryInput& in_;
   const std::function<Uuid()>& new_uuid_;
   std::map<NodeId, const NodeReport*> heard_;
+  std::map<uint32_t, PartitionPlan> plans_;
+  std::vector<std::string> unclear_;
   bool a_node_is_missing_ = false;
   RecoveryPlan plan_;
 };

@@ -14,9 +14,13 @@
 //   TR3  If a node or a replica was not heard, or is not sound, nothing is written without `accept_loss`. With it, the
 //        lineage grows, one replica goes on alone, and the others are made anew.
 //   TR4  While the map is incomplete, ClusterRecord::creating says so, and no node serves.
+//   TR5  Halves serve only if it is certain that the partition that they are halves of was split; otherwise that one
+//        does. It is certain once no node has a replica of it any more, because nodes keep those until both halves
+//        serve (src/replication); or if a half was split in its turn, or the old map says it.
 #pragma once
 
 #include <functional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -50,7 +54,7 @@ struct NodeReport {
   uint64_t start = 0;       // NodeIdentity
   Epoch epoch = 0;          // NodeIdentity
   bool renew = false;       // NodeIdentity: the directory is an older copy
-  uint32_t partitions = 0;  // of the cluster
+  uint32_t partitions = 0;  // of the cluster, when it was created
   std::vector<ReplicaReport> replicas;
 };
 
@@ -60,6 +64,8 @@ struct RecoveryInput {
   uint32_t replicas = 0;             // R, and min_isr, of partitions of which the old map says nothing
   uint32_t min_isr = 0;
   bool accept_loss = false;
+  // What an operator says of partitions of which the directories do not say whether they were split.
+  std::set<uint32_t> was_split, was_not_split;
   ClusterMap old;  // what the topology holds now, if anything
 };
 
@@ -72,8 +78,9 @@ struct RecoveryPlan {
 };
 
 // kInvalidArgument: the reports do not belong together, or not to these nodes. kUnavailable: something is missing that
-// an operator may give up; the message names all of it. kCorruption: the reports contradict each other, or no
-// sound replica of a partition is left. `new_uuid` returns random UUIDs.
+// an operator may give up, or it is not certain whether a partition was split; the message names all of it.
+// kCorruption: the reports contradict each other, or no sound replica of a partition is left. `new_uuid` returns random
+// UUIDs.
 Result<RecoveryPlan> PlanRecovery(const RecoveryInput& input, const std::function<Uuid()>& new_uuid);
 
 // Writes the map over `old`, from which the plan was made. kAborted: somebody has changed the topology since then.

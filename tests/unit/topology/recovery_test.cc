@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <set>
 
 #include "tests/support/seeds.h"
@@ -274,6 +275,186 @@ TEST(Recovery, TheOldMapMustFit) {
   EXPECT_TRUE(world.Plan().ok());
   old.cluster_id = {8, 8};
   EXPECT_THAT(world.Refused(Code::kInvalidArgument), HasSubstr("another cluster"));
+}
+
+// -- partitions that were split. With two at the beginning, the halves of 0 are 2 and 3, and those of 3 are 8 and 9.
+
+void Drop(World* world, uint32_t partition, NodeId node) {
+  std::erase_if(world->input.reports[node - 1].replicas, [=](const auto& r) { return r.partition == partition; });
+}
+void DropFromAll(World* world, uint32_t partition) {
+  for (NodeId node = 1; node <= 3; ++node) Drop(world, partition, node);
+}
+void Hold(World* world, uint32_t partition) {
+  for (NodeId node = 1; node <= 3; ++node) {
+    world->input.reports[node - 1].replicas.push_back(
+        {partition, ReplicaOf(node, partition), 4, 1, true, 4, 70, 99, ""});
+  }
+}
+
+// What the map would say, by partition. Checks that each hash has one partition that serves.
+std::map<uint32_t, PartitionStage> StatesOf(const RecoveryPlan& plan) {
+  ClusterMap map;
+  map.cluster = {plan.cluster, 1};
+  for (const NodeRecord& node : plan.nodes) map.nodes[node.id] = {node, 1};
+  std::map<uint32_t, PartitionStage> states;
+  for (const PartitionRecord& r : plan.partitions) {
+    map.partitions[r.id] = {r, 1};
+    states[r.id] = r.state;
+    EXPECT_FALSE(r.split);
+  }
+  EXPECT_THAT(map.Problems(), IsEmpty());
+  return states;
+}
+
+constexpr PartitionStage kServing = PartitionStage::kServing, kBuilding = PartitionStage::kBuilding,
+                         kRetired = PartitionStage::kRetired;
+using States = std::map<uint32_t, PartitionStage>;
+
+TEST(Recovery, HalvesServeOnceTheirWholeIsGone) {
+  World world;
+  DropFromAll(&world, 0);
+  Hold(&world, 2);
+  Hold(&world, 3);
+  Result<RecoveryPlan> plan = world.Plan();
+  ASSERT_TRUE(plan.ok()) << plan.status().ToString();
+  EXPECT_EQ(StatesOf(*plan), (States{{1, kServing}, {2, kServing}, {3, kServing}}));
+  EXPECT_THAT(NodesOf(plan->partitions[1].isr), ElementsAre(1, 2, 3));
+  EXPECT_EQ(plan->partitions[1].last_hash, (uint64_t{1} << 62) - 1);
+  EXPECT_EQ(plan->partitions[1].epoch, 6u);
+  EXPECT_EQ(plan->partitions[1].opened_lsn, 70u);
+  EXPECT_EQ(plan->partitions[0].opened_lsn, 0u) << "it is no half";
+  DropFromAll(&world, 3);
+  EXPECT_THAT(world.Refused(Code::kCorruption), HasSubstr("no sound replica of partition 3"));
+}
+
+// The beginning of an installation is nothing.
+TEST(Recovery, AWholeThatWasNeverInstalledIsGone) {
+  World world;
+  Drop(&world, 0, 1);
+  Drop(&world, 0, 2);
+  world.Of(3, 0).installed = false;
+  Hold(&world, 2);
+  Hold(&world, 3);
+  Result<RecoveryPlan> plan = world.Plan();
+  ASSERT_TRUE(plan.ok()) << plan.status().ToString();
+  EXPECT_EQ(StatesOf(*plan), (States{{0, kRetired}, {1, kServing}, {2, kBuilding}, {3, kBuilding}}));
+}
+
+TEST(Recovery, AWholeAndItsHalvesNeedAnOperator) {
+  World world;
+  Hold(&world, 2);
+  Hold(&world, 3);
+  Drop(&world, 0, 2);
+  const std::string refused = world.Refused(Code::kUnavailable);
+  EXPECT_THAT(refused, HasSubstr("partition 0 is on node 1,3, and its halves 2 and 3 are on node 1,2,3"));
+  EXPECT_THAT(refused, HasSubstr("--was-split 0"));
+  EXPECT_THAT(refused, HasSubstr("--was-not-split 0"));
+  world.input.was_split = {0};
+  Result<RecoveryPlan> plan = world.Plan();
+  ASSERT_TRUE(plan.ok()) << plan.status().ToString();
+  EXPECT_EQ(StatesOf(*plan), (States{{0, kRetired}, {1, kServing}, {2, kBuilding}, {3, kBuilding}}));
+  EXPECT_THAT(NodesOf(plan->partitions[0].isr), ElementsAre(1, 3)) << "so that they drop it";
+  world.input.was_split.clear();
+  world.input.was_not_split = {0};
+  plan = world.Plan();
+  ASSERT_TRUE(plan.ok()) << plan.status().ToString();
+  EXPECT_EQ(StatesOf(*plan), (States{{0, kServing}, {1, kServing}, {2, kRetired}, {3, kRetired}}));
+  world.input.was_not_split = {1};
+  EXPECT_THAT(world.Refused(Code::kInvalidArgument), HasSubstr("no directory has a half of partition 1"));
+}
+
+// Only what serves is split.
+TEST(Recovery, HalvesOfAHalfSayThatItServed) {
+  World world;
+  for (const uint32_t id : {2, 8, 9}) Hold(&world, id);
+  Result<RecoveryPlan> plan = world.Plan();
+  ASSERT_TRUE(plan.ok()) << plan.status().ToString();
+  EXPECT_EQ(StatesOf(*plan), (States{{0, kRetired}, {1, kServing}, {2, kBuilding}, {8, kServing}, {9, kServing}}));
+}
+
+TEST(Recovery, TheOldMapMaySayThatAPartitionWasSplit) {
+  World world;
+  PartitionRecord old = world.Planned();
+  Hold(&world, 2);
+  Hold(&world, 3);
+  old.state = kRetired;
+  world.input.old.partitions[0].record = old;
+  Result<RecoveryPlan> plan = world.Plan();
+  ASSERT_TRUE(plan.ok()) << plan.status().ToString();
+  EXPECT_EQ(StatesOf(*plan), (States{{0, kRetired}, {1, kServing}, {2, kBuilding}, {3, kBuilding}}));
+  world.input.was_not_split = {0};
+  EXPECT_THAT(world.Refused(Code::kInvalidArgument), HasSubstr("says that partition 0 was split"));
+  world.input.was_not_split.clear();
+  // That a half is retired, and its whole is not, says nothing: it may have been made anew.
+  PartitionRecord half = plan->partitions[2];
+  half.state = kRetired;
+  old.state = kServing;
+  world.input.old.partitions[0].record = old;
+  world.input.old.partitions[2].record = half;
+  world.Refused(Code::kUnavailable);
+  // Nobody has it any more, so it stays as it is.
+  DropFromAll(&world, 2);
+  DropFromAll(&world, 3);
+  plan = world.Plan();
+  ASSERT_TRUE(plan.ok()) << plan.status().ToString();
+  EXPECT_EQ(StatesOf(*plan), (States{{0, kServing}, {1, kServing}, {2, kRetired}}));
+}
+
+TEST(Recovery, AMissingNodeMayHaveTheWhole) {
+  World world;
+  DropFromAll(&world, 0);
+  Hold(&world, 2);
+  Hold(&world, 3);
+  world.input.reports.pop_back();
+  world.input.accept_loss = true;
+  EXPECT_THAT(world.Refused(Code::kUnavailable), HasSubstr("partition 0 was not found"));
+  world.input.was_split = {0};
+  Result<RecoveryPlan> plan = world.Plan();
+  ASSERT_TRUE(plan.ok()) << plan.status().ToString();
+  EXPECT_EQ(StatesOf(*plan), (States{{1, kServing}, {2, kServing}, {3, kServing}}));
+  EXPECT_EQ(plan->partitions[1].lineage, 2u);
+}
+
+// TR5, against splits of all kinds that were under way when the topology was lost.
+TEST(Recovery, NeverTakesAHalfOfWhatWasNotSplit) {
+  uint64_t certain = 0, unclear = 0;
+  for (const uint64_t seed : Seeds(2000)) {
+    SimRandom random(seed);
+    World world;
+    std::set<uint32_t> truth = {0, 1};
+    for (uint64_t i = 0; i < 4; ++i) {
+      auto at = truth.begin();
+      std::advance(at, random.Below(truth.size()));
+      const uint32_t id = *at;
+      const auto halves = *HalvesOf(id, 2);
+      const auto& held = world.input.reports[0].replicas;
+      if (std::any_of(held.begin(), held.end(), [&](const auto& r) { return r.partition == halves[0]; })) continue;
+      for (const uint32_t half : halves) Hold(&world, half);
+      if (random.Below(3) == 0) continue;  // it is still being built
+      truth.erase(id);
+      truth.insert(halves.begin(), halves.end());
+      const uint64_t drop = random.Below(3);
+      for (NodeId node = 1; node <= 3; ++node) {
+        if (drop == 0 || (drop == 1 && random.Below(2) == 0)) Drop(&world, id, node);
+      }
+    }
+    Result<RecoveryPlan> plan = world.Plan();
+    if (plan.code() == Code::kUnavailable) {
+      ++unclear;
+      continue;
+    }
+    ASSERT_TRUE(plan.ok()) << plan.status().ToString() << ", seed " << seed;
+    ++certain;
+    std::set<uint32_t> serving;
+    for (const PartitionRecord& r : plan->partitions) {
+      if (r.state != kRetired) serving.insert(r.id);
+    }
+    EXPECT_EQ(serving, truth) << "seed " << seed;
+    StatesOf(*plan);
+  }
+  EXPECT_GT(certain, 20u);
+  EXPECT_GT(unclear, 100u);
 }
 
 // A partition as the protocol lets it be: logs of epochs, a master, who is in sync, and what is committed.

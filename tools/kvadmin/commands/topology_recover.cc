@@ -8,6 +8,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
+#include <set>
 #include <utility>
 
 #include "src/base/counted.h"
@@ -28,7 +30,7 @@ namespace {
 
 struct RecoverOptions {
   std::string place, nodes, confirm;
-  std::vector<std::string> data_dirs;
+  std::vector<std::string> data_dirs, was_split, was_not_split;
   uint32_t replicas = 3, min_isr = 0;
   bool accept_loss = false, dry_run = false;
 };
@@ -45,10 +47,21 @@ std::string CodeOf(const RecoveryInput& in) {
                           r.installed, r.last_epoch, r.last_lsn, r.chain, r.problem);
     }
   }
+  seen += fmt::format(" {} {}", fmt::join(in.was_split, ","), fmt::join(in.was_not_split, ","));
   if (in.old.cluster) seen += fmt::format(" cluster {}", in.old.cluster->revision);
   for (const auto& [id, node] : in.old.nodes) seen += fmt::format(" node {} {}", id, node.revision);
   for (const auto& [id, partition] : in.old.partitions) seen += fmt::format(" partition {} {}", id, partition.revision);
   return fmt::format("{:08x}", static_cast<uint32_t>(Hash64(seen)));
+}
+
+Result<std::set<uint32_t>> NumbersOf(std::string_view option, const std::vector<std::string>& texts) {
+  std::set<uint32_t> numbers;
+  for (const std::string& text : texts) {
+    const std::optional<uint32_t> number = tools::ParseNumber<uint32_t>(text);
+    if (!number) return Error(Code::kInvalidArgument, "{} {}: it is not the number of a partition", option, text);
+    numbers.insert(*number);
+  }
+  return numbers;
 }
 
 std::vector<NodeId> NodesOf(const std::vector<ReplicaRecord>& replicas) {
@@ -66,6 +79,11 @@ std::string NodesText(const std::vector<ReplicaRecord>& replicas) {
   return replicas.empty() ? "-" : fmt::format("{}", fmt::join(NodesOf(replicas), ","));
 }
 
+// A half whose whole is still there is opened by its master, so it serves like the others.
+std::string_view StateName(PartitionStage state) {
+  return state == PartitionStage::kRetired ? "dropped" : state == PartitionStage::kBuilding ? "opening" : "serving";
+}
+
 Json PlanJson(const RecoveryPlan& plan, const std::string& code, bool written) {
   Json j;
   j["cluster_id"] = plan.cluster.cluster_id.ToString();
@@ -76,6 +94,7 @@ Json PlanJson(const RecoveryPlan& plan, const std::string& code, bool written) {
   j["partitions"] = Json::array();
   for (const PartitionRecord& r : plan.partitions) {
     j["partitions"].push_back(Json{{"id", r.id},
+                                   {"state", StateName(r.state)},
                                    {"epoch", r.epoch},
                                    {"lineage", r.lineage},
                                    {"master", MasterOf(r)},
@@ -92,10 +111,11 @@ Json PlanJson(const RecoveryPlan& plan, const std::string& code, bool written) {
 void PrintPlan(const RecoveryPlan& plan) {
   tools::Print("cluster {}: {}, {}\n", plan.cluster.cluster_id.ToString(), Counted(plan.nodes.size(), "node"),
                Counted(plan.partitions.size(), "partition"));
-  tools::Table table({"PARTITION", "EPOCH", "LINEAGE", "MASTER", "IN SYNC", "BEHIND", "MADE ANEW", "MIN ISR"});
+  tools::Table table({"PARTITION", "STATE", "EPOCH", "LINEAGE", "MASTER", "IN SYNC", "BEHIND", "MADE ANEW", "MIN ISR"});
   for (const PartitionRecord& r : plan.partitions) {
-    table.Row({std::to_string(r.id), std::to_string(r.epoch), std::to_string(r.lineage), std::to_string(MasterOf(r)),
-               NodesText(r.isr), NodesText(r.evicted), NodesText(r.learners), std::to_string(r.min_isr)});
+    table.Row({std::to_string(r.id), std::string(StateName(r.state)), std::to_string(r.epoch),
+               std::to_string(r.lineage), std::to_string(MasterOf(r)), NodesText(r.isr), NodesText(r.evicted),
+               NodesText(r.learners), std::to_string(r.min_isr)});
   }
   tools::Print("{}", table.Render());
   if (plan.missing.empty()) return tools::Print("Nothing that was acknowledged is lost.\n");
@@ -133,6 +153,8 @@ class Recovery {
     input_.replicas = o_.replicas;
     input_.min_isr = o_.min_isr == 0 ? DefaultMinIsr(o_.replicas) : o_.min_isr;
     input_.accept_loss = o_.accept_loss;
+    CO_ASSIGN_OR_RETURN(input_.was_split, NumbersOf("--was-split", o_.was_split));
+    CO_ASSIGN_OR_RETURN(input_.was_not_split, NumbersOf("--was-not-split", o_.was_not_split));
     CO_ASSIGN_OR_RETURN(TopologySpec spec, ParseTopologySpec(o_.place));
     for (const std::string& data_dir : o_.data_dirs) {
       CO_RETURN_IF_ERROR(CheckReadable(data_dir));
@@ -226,6 +248,10 @@ void AddTopologyRecoverCommand(tools::Command topology, Globals* globals) {
   command.Number("--min-isr", &o->min_isr, "min_isr, where no old copy says it; default: more than half of --replicas",
                  1, kMaxReplicas);
   command.Flag("--accept-loss", &o->accept_loss, "Also without nodes or replicas that are lost or damaged");
+  command.Texts("--was-split", &o->was_split,
+                "Partitions that were split, where the directories do not say it: their halves serve", ',');
+  command.Texts("--was-not-split", &o->was_not_split,
+                "Partitions whose halves were still being built: they serve, and what was copied is dropped", ',');
   auto dry_run = command.Flag("--dry-run", &o->dry_run, "Only show the map");
   command.Text("--confirm", &o->confirm, "The code that recover shows: write this map").NotEmpty().Excludes(dry_run);
   command.Footer(
@@ -233,7 +259,9 @@ void AddTopologyRecoverCommand(tools::Command topology, Globals* globals) {
       "recover changes nothing: it shows the map, and the code that writes exactly this one. Of each partition, the\n"
       "replicas that have everything that was acknowledged become those in sync; the others catch up. If a node was\n"
       "not named, or a replica is damaged, that cannot be known: recover says so and writes nothing, unless you say\n"
-      "--accept-loss. Then the best replica that was heard goes on alone, and the others are made anew.\n\n"
+      "--accept-loss. Then the best replica that was heard goes on alone, and the others are made anew.\n"
+      "Of a partition that was split, the halves serve. While directories have both, recover cannot always tell\n"
+      "whether the split had ended; then it asks for --was-split or --was-not-split.\n\n"
       "Examples:\n"
       "  kvadmin topology recover file:/var/lib/pando/topology --nodes 1,2,3 --data-dirs /data/1,/data/2,/data/3\n"
       "  kvadmin topology recover etcd://10.0.0.1:2379/production --nodes 1@a,2@b --data-dirs /data/1,/data/2 \\\n"
