@@ -76,7 +76,7 @@ class ClusterInit(unittest.TestCase):
         self.assertRegex(text, rf"(?m)^cluster {done['cluster_id']}, protocol 3, 16 partitions")
         self.assertRegex(text, r"(?m)^NODE  STATE   ZONE  WEIGHT  STARTS  OPENED  CLIENTS  PEERS$")
         self.assertRegex(text, r"(?m)^2     active  b     1       0       0       -        -$")
-        self.assertRegex(text, r"(?m)^15         1      \d       \d,\d,\d  -        -         3         2$")
+        self.assertRegex(text, r"(?m)^15         serving  1      \d       \d,\d,\d  -        -         3         2$")
         self.kv("topology", "dump", f"file:{self.place}")
 
         before = sorted(os.listdir(self.place))

@@ -83,12 +83,13 @@ class OutputTest(WithNode):
             "accept-loss": lambda: ["accept-loss", damaged, "--partition", "0"],
             "wal-dump": lambda: ["wal-dump", self.root / "stopped"],
             "cluster": lambda: ["cluster", "show", f"--topology=file:{ROOT}/tests/fixtures/topology-format-1"],
-            # These need a cluster that runs; test_cluster_ops.py and test_cluster_grow.py have one.
+            # These need a cluster that runs; test_cluster_ops.py, test_cluster_grow.py and test_partition_split.py have one.
             "failover": lambda: ["failover", "--help"],
             "rebalance": lambda: ["rebalance", "--help"],
             "drain": lambda: ["drain", "--help"],
             "node": lambda: ["node", "--help"],
             "replica": lambda: ["replica", "--help"],
+            "partition": lambda: ["partition", "--help"],
             "verify": lambda: ["verify", "--help"],
             "plan": lambda: ["plan", "--records", "1e9", "--value_bytes", "100", "--node_disk", "1T", "--node_memory", "64G"],
             "topology": lambda: ["topology", "dump", f"file:{ROOT}/tests/fixtures/topology-format-1"],

@@ -1,8 +1,10 @@
 #include "tools/kvadmin/cluster_health.h"
 
 #include <algorithm>
+#include <set>
 
 #include "src/base/counted.h"
+#include "src/base/hash_ranges.h"
 #include "tools/common/table.h"
 #include "tools/kvadmin/force_plan.h"
 
@@ -210,6 +212,42 @@ bool Holds(const PartitionRecord& record, NodeId node) {
   return false;
 }
 
+// A half that does not serve yet. That replicas are still to be in sync is usual, and its split waits for them.
+PartitionHealth JudgeHalf(const ClusterView& view, const PartitionRecord& record) {
+  PartitionHealth p = JudgePartition(view, record);
+  const auto whole = WholeOf(record.id, view.map.cluster->record.partitions);
+  p.health = p.master == 0 || p.quarantined ? Health::kDegraded : Health::kOk;
+  p.few = p.reduced = p.lagging = p.stuck = false;
+  if (p.health == Health::kOk) p.problems.clear();
+  if (p.master == 0) p.problems.push_back(fmt::format("the split of partition {} waits for it", whole.value_or(0)));
+  return p;
+}
+
+// Those that are being split, and those whose halves are being opened or given up.
+std::set<uint32_t> SplittingIn(const ClusterMap& map) {
+  std::set<uint32_t> splitting;
+  for (const auto& [id, known] : map.partitions) {
+    const SplitStage stage = StageOf(map, id);
+    if (stage == SplitStage::kSplitting) splitting.insert(id);
+    if (stage != SplitStage::kOpening && stage != SplitStage::kBuilding) continue;
+    if (const auto whole = WholeOf(id, map.cluster->record.partitions)) splitting.insert(*whole);
+  }
+  return splitting;
+}
+
+// For the first half that is being built and has no master. "" if there is none.
+std::string SplitStep(const ClusterView& view, const ClusterHealth& h) {
+  for (const PartitionHealth& p : h.partitions) {
+    if (p.stage != SplitStage::kBuilding || p.master != 0) continue;
+    const auto whole = WholeOf(p.partition, view.map.cluster->record.partitions);
+    return fmt::format(
+        "wait until partition {} has a master, or start its nodes ({}); or kvadmin partition split {} --abort, which "
+        "gives the split up",
+        p.partition, NodesText(p.in_sync), whole.value_or(0));
+  }
+  return "";
+}
+
 NodeHealth JudgeNode(const ClusterView& view, NodeId id, const ClusterView::Node& node) {
   NodeHealth out;
   out.node = id;
@@ -220,6 +258,8 @@ NodeHealth JudgeNode(const ClusterView& view, NodeId id, const ClusterView::Node
   out.draining = record.state == NodeState::kDraining;
   for (const auto& [partition, known] : view.map.partitions) out.held += Holds(known.record, id);
   for (const api::ReplicaStatus& r : node.reply.replicas) {
+    const auto partition = static_cast<uint32_t>(r.partition);
+    if (view.map.partitions.contains(partition) && !IsInUse(view.map, partition)) continue;  // it drops it
     const bool leads = r.role == "master" || r.role == "new master";
     (leads ? out.masters : out.followers) += 1;
     out.installing += r.role == "installing";
@@ -425,6 +465,7 @@ std::string NextStep(const ClusterView& view, const ClusterHealth& h) {
         view.NameOf(p.unheard), p.partition, p.master, p.unheard);
   }
   if (const std::string add = AddStep(view, h); !add.empty()) return add;
+  if (const std::string split = SplitStep(view, h); !split.empty()) return split;
   if (const std::string change = ChangeStep(h); !change.empty()) return change;
   if (!drained.empty()) return drained;
   return "wait: the replicas catch up by themselves; kvadmin cluster status -v shows how far they are";
@@ -439,6 +480,44 @@ std::string_view HealthName(Health health) {
     case Health::kUnavailable: return "unavailable";
   }
   return "?";
+}
+
+SplitHealth JudgeSplit(const ClusterView& view, uint32_t partition) {
+  SplitHealth s;
+  s.partition = partition;
+  s.halves = HalvesOf(view.map, partition).value_or(std::array<uint32_t, 2>{});
+  const PartitionRecord& record = view.map.partitions.at(partition).record;
+  if (record.split) s.rate_mb_s = record.split->rate_mb_s;
+  s.node = view.MasterOf(partition).node;
+  for (const auto& [id, node] : view.nodes) {
+    if (!node.status.ok()) continue;
+    for (const api::SplitStatus& said : node.reply.splits) {
+      if (said.partition != static_cast<int32_t>(partition)) continue;
+      // One that has just lost the mastership may still say so.
+      if (!s.phase.empty() && id != s.node) continue;
+      s.phase = said.phase;
+      s.copied_bytes = static_cast<uint64_t>(std::max<int64_t>(0, said.copied_bytes));
+      s.total_bytes = static_cast<uint64_t>(std::max<int64_t>(0, said.total_bytes));
+      s.waits_for = said.waits_for;
+    }
+  }
+  if (!s.phase.empty()) return s;
+  if (record.state == PartitionStage::kRetired) {
+    s.phase = "opening";
+    for (const uint32_t half : s.halves) {
+      if (s.waits_for.empty() && view.MasterOf(half).node == 0) {
+        s.waits_for = fmt::format("partition {}, a half, has no master", half);
+      }
+    }
+  } else if (s.node == 0) {
+    s.waits_for = "the partition has no master";
+  } else {
+    s.waits_for = fmt::format(
+        "node {}, which leads the partition, says nothing of the split: it is about to begin, or "
+        "its version is too old",
+        view.NameOf(s.node));
+  }
+  return s;
 }
 
 ClusterHealth JudgeCluster(const ClusterView& view) {
@@ -459,15 +538,26 @@ ClusterHealth JudgeCluster(const ClusterView& view) {
     }
   }
   for (const auto& [id, known] : view.map.partitions) {
-    h.health = std::max(h.health, h.partitions.emplace_back(JudgePartition(view, known.record)).health);
+    const SplitStage stage = StageOf(view.map, id);
+    if (!IsInUse(stage)) continue;
+    PartitionHealth judged =
+        stage == SplitStage::kBuilding ? JudgeHalf(view, known.record) : JudgePartition(view, known.record);
+    judged.stage = stage;
+    h.health = std::max(h.health, judged.health);
+    h.partitions.push_back(std::move(judged));
   }
+  for (const uint32_t id : SplittingIn(view.map)) h.splits.push_back(JudgeSplit(view, id));
   h.topology = JudgeTopology(view, h.partitions);
   if (!h.topology.problem.empty()) {
     h.health = std::max(h.health, Health::kDegraded);
     causes.insert(causes.begin(), TopologyCause(h.topology));
   }
   AddCount(
-      h.partitions, "have no master", [](const auto& p) { return p.master == 0; }, &causes);
+      h.partitions, "have no master", [](const auto& p) { return p.master == 0 && p.stage != SplitStage::kBuilding; },
+      &causes);
+  AddCount(
+      h.partitions, "are being built for a split and have no master",
+      [](const auto& p) { return p.master == 0 && p.stage == SplitStage::kBuilding; }, &causes);
   AddCount(
       h.partitions, "have too few replicas left to elect one", [](const auto& p) { return p.stuck; }, &causes);
   AddCount(

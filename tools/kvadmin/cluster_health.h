@@ -3,11 +3,13 @@
 // Threads: plain values.
 #pragma once
 
+#include <array>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "tools/kvadmin/cluster_view.h"
+#include "tools/kvadmin/split_stage.h"
 
 namespace pando::admin {
 
@@ -29,6 +31,7 @@ struct NodeHealth {
 
 struct PartitionHealth {
   uint32_t partition = 0;
+  SplitStage stage = SplitStage::kServing;
   Health health = Health::kOk;
   Epoch epoch = 0;
   NodeId master = 0;  // 0: none
@@ -47,6 +50,17 @@ struct PartitionHealth {
   bool stuck = false, force_loses = false;
   NodeId force_on = 0;
   std::string stale;  // why the topology is not to be trusted in this; empty: it is, as far as is known
+};
+
+// A split that runs, as the node of the partition's master says.
+struct SplitHealth {
+  uint32_t partition = 0;
+  std::array<uint32_t, 2> halves = {};
+  NodeId node = 0;    // of the master; 0: there is none
+  std::string phase;  // empty: no node says
+  uint64_t copied_bytes = 0, total_bytes = 0;
+  uint32_t rate_mb_s = 0;
+  std::string waits_for;  // a sentence; empty: nothing
 };
 
 // What the nodes say of the topology.
@@ -71,9 +85,12 @@ struct ClusterHealth {
   TopologyHealth topology;
   ControllerHealth controller;
   std::vector<NodeHealth> nodes;
-  std::vector<PartitionHealth> partitions;
+  std::vector<PartitionHealth> partitions;  // those in use
+  std::vector<SplitHealth> splits;
 };
 
 ClusterHealth JudgeCluster(const ClusterView& view);
+// Of a partition that is being split, or whose halves are being opened or given up.
+SplitHealth JudgeSplit(const ClusterView& view, uint32_t partition);
 
 }  // namespace pando::admin

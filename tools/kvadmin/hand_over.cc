@@ -102,7 +102,7 @@ Result<ExitCode> BalanceMasters(const Globals& globals, const ClusterView& view,
                  "no partition has a master, so there is nothing to hand over; kvadmin cluster status says what is "
                  "missing");
   }
-  if (const size_t left = view.map.partitions.size() - led.size(); left != 0) {
+  if (const size_t left = view.map.Serving().size() - led.size(); left != 0) {
     const std::string note =
         fmt::format("{} no master and {} left out",
                     left == 1 ? "1 partition has" : fmt::format("{} partitions have", left), left == 1 ? "is" : "are");

@@ -47,7 +47,7 @@ std::vector<Step> FindPath(const std::vector<Led>& led, const std::vector<NodeId
 
 std::vector<Led> LedPartitions(const ClusterView& view) {
   std::vector<Led> led;
-  for (const auto& [id, known] : view.map.partitions) {
+  for (const uint32_t id : view.map.Serving()) {
     const ClusterView::Master master = view.MasterOf(id);
     if (master.status == nullptr) continue;
     Led& out = led.emplace_back(Led{id, static_cast<Epoch>(master.status->epoch), master.node, {}});
@@ -91,7 +91,7 @@ std::vector<MasterMove> PlanRebalance(const std::vector<Led>& led, const std::ma
 
 Status CheckDrain(const ClusterView& view, NodeId node) {
   std::vector<uint32_t> held;
-  for (const auto& [id, known] : view.map.partitions) {
+  for (const uint32_t id : view.map.Serving()) {
     const api::ReplicaStatus* replica = view.ReplicaOn(node, id);
     if (replica == nullptr || (replica->role != "master" && replica->role != "new master")) continue;
     if (view.MasterOf(id).node == 0) held.push_back(id);

@@ -25,7 +25,8 @@ struct MasterMove {
   bool operator==(const MasterMove&) const = default;
 };
 
-// The partitions of a view that have a master. Those of `in_sync` answer and are meant to stay in the cluster.
+// The partitions of a view that serve and have a master. Those of `in_sync` answer and are meant to stay in the
+// cluster. Halves that are being built are led where their whole is, so they are none of these.
 std::vector<Led> LedPartitions(const ClusterView& view);
 
 // Afterwards no node of `nodes`, which have weights, leads so much for its weight that another one, which could take a

@@ -14,6 +14,7 @@
 #include "src/base/hash.h"
 #include "tools/kvadmin/cluster_view.h"
 #include "tools/kvadmin/durable.h"
+#include "tools/kvadmin/split_stage.h"
 
 namespace pando::admin {
 
@@ -214,6 +215,7 @@ PlanProgress JudgePlanned(const PlannedPartition& planned, const std::vector<Rep
     return {State::kStale, 0, fmt::format("the cluster has no partition {}", id)};
   }
   const PartitionRecord& record = known->second.record;
+  if (!IsInUse(map, id)) return {State::kStale, 0, CheckPartition(map, id).message()};
   std::set<NodeId> now, stage(planned.nodes.begin(), planned.nodes.end());
   for (const auto* list : {&record.isr, &record.evicted, &record.learners}) {
     for (const ReplicaRecord& replica : *list) now.insert(replica.node);
@@ -223,6 +225,7 @@ PlanProgress JudgePlanned(const PlannedPartition& planned, const std::vector<Rep
     if (now == stage && record.lineage != planned.lineage) {
       return {State::kStale, done, "a failover of it was forced since the plan was made"};
     }
+    if (now == stage && record.split) return {State::kStale, done, "it is being split"};
     if (now == stage) {
       const auto to = map.nodes.find(moves[done].to);
       const bool active = to != map.nodes.end() && to->second.record.state == NodeState::kActive;

@@ -6,6 +6,7 @@
 #include "src/base/counted.h"
 #include "tools/common/table.h"
 #include "tools/kvadmin/cluster_view.h"
+#include "tools/kvadmin/split_stage.h"
 
 namespace pando::admin {
 
@@ -22,7 +23,9 @@ Status CheckKnown(const ClusterView& view, NodeId emptied) {
     return Error(Code::kUnavailable, "node {} does not answer, so no plan is made: {}", view.NameOf(id),
                  node.status.message());
   }
+  RETURN_IF_ERROR(CheckNoSplit(view.map));
   for (const auto& [id, known] : view.map.partitions) {
+    if (!IsInUse(view.map, id)) continue;
     if (view.MasterOf(id).node == 0) {
       return Error(Code::kUnavailable,
                    "partition {} has no master, so no plan is made; kvadmin cluster status says what is missing", id);
@@ -45,22 +48,6 @@ Status CheckKnown(const ClusterView& view, NodeId emptied) {
   return Status();
 }
 
-// What the partitions take on the disks of their masters.
-Result<std::map<uint32_t, uint64_t>> SizesOf(const Globals& globals, const ClusterView& view) {
-  std::map<uint32_t, uint64_t> sizes;
-  for (const auto& [id, node] : view.nodes) {
-    if (!node.status.ok()) continue;
-    Client client({view.map.nodes.at(id).record.client_address, globals.target.timeout_ms});
-    ASSIGN_OR_RETURN(const api::NodeStatus status, client.Call(Client::Repeat::kSafe, &api::AdminIf::status));
-    for (const api::PartitionStatus& p : status.partitions) {
-      const auto partition = static_cast<uint32_t>(p.id);
-      if (view.MasterOf(partition).node != id) continue;
-      sizes[partition] = std::max(kLeastBytes, static_cast<uint64_t>(std::max<int64_t>(0, p.used_bytes)));
-    }
-  }
-  return sizes;
-}
-
 // A node installs one replica after the other; the busiest one ends last.
 uint64_t EtaSeconds(const std::vector<ReplicaMove>& moves, uint64_t mb_per_s) {
   std::map<NodeId, uint64_t> taken;
@@ -80,6 +67,21 @@ MovePlan LoadsOf(const PlanFile& plan) {
 }
 
 }  // namespace
+
+Result<std::map<uint32_t, uint64_t>> SizesOf(const Globals& globals, const ClusterView& view) {
+  std::map<uint32_t, uint64_t> sizes;
+  for (const auto& [id, node] : view.nodes) {
+    if (!node.status.ok()) continue;
+    Client client({view.map.nodes.at(id).record.client_address, globals.target.timeout_ms});
+    ASSIGN_OR_RETURN(const api::NodeStatus status, client.Call(Client::Repeat::kSafe, &api::AdminIf::status));
+    for (const api::PartitionStatus& p : status.partitions) {
+      const auto partition = static_cast<uint32_t>(p.id);
+      if (view.MasterOf(partition).node != id) continue;
+      sizes[partition] = std::max(kLeastBytes, static_cast<uint64_t>(std::max<int64_t>(0, p.used_bytes)));
+    }
+  }
+  return sizes;
+}
 
 Result<PlanFile> MakePlan(const Globals& globals, const PlanOptions& options, NodeId emptied) {
   ASSIGN_OR_RETURN(const ClusterView view, LookAtCluster(globals.target, options.place));
@@ -103,6 +105,7 @@ Result<PlanFile> MakePlan(const Globals& globals, const PlanOptions& options, No
     plan.nodes[id] = {record.zone, stays ? record.weight : 0, {}};
   }
   for (const auto& [id, known] : view.map.partitions) {
+    if (!IsInUse(view.map, id)) continue;
     const auto size = sizes.find(id);
     if (size == sizes.end()) {
       return Error(Code::kUnavailable, "the master of partition {} has changed meanwhile; run the command again", id);

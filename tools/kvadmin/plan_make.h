@@ -3,8 +3,10 @@
 // Threads: one.
 #pragma once
 
+#include <map>
 #include <string>
 
+#include "tools/kvadmin/cluster_view.h"
 #include "tools/kvadmin/commands/commands.h"
 #include "tools/kvadmin/plan_file.h"
 
@@ -19,6 +21,10 @@ struct PlanOptions {
 // partition is counted with at least 1 MiB. kUnavailable: too little is known, because a node or a master does not
 // answer.
 Result<PlanFile> MakePlan(const Globals& globals, const PlanOptions& options, NodeId emptied);
+
+// What the partitions take on the disks of their masters, in bytes: at least 1 MiB each. Those without a master are
+// left out. An error is that of a node that does not answer the question.
+Result<std::map<uint32_t, uint64_t>> SizesOf(const Globals& globals, const ClusterView& view);
 
 // Prints the nodes, the moves and the sums, as text or as one JSON object.
 void ShowPlan(const Globals& globals, const PlanFile& plan);

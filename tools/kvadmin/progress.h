@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdint>
 #include <string>
+#include <utility>
 
 namespace pando::admin {
 
@@ -20,6 +21,8 @@ class Progress {
 
   // For a total that is not known at the start.
   void SetTotal(uint64_t total) { total_ = total; }
+  // For what is done now.
+  void SetVerb(std::string verb) { verb_ = std::move(verb); }
   // Cheap: draws at most five times a second on a terminal, and every five seconds elsewhere.
   // `done` / `total` is the fraction that is complete.
   void Update(uint64_t count, uint64_t bytes, uint64_t done);
@@ -34,7 +37,8 @@ class Progress {
 
  private:
   using Clock = std::chrono::steady_clock;
-  const std::string verb_, unit_;
+  std::string verb_;
+  const std::string unit_;
   uint64_t total_;
   const bool quiet_, terminal_;
   const Clock::time_point start_ = Clock::now();

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "src/base/counted.h"
+#include "tools/kvadmin/split_stage.h"
 
 namespace pando::admin {
 
@@ -32,10 +33,7 @@ std::optional<Situation> SituationOf(const ClusterView& view, uint32_t partition
 
 Result<bool> ReplicaChange::Observe(const ClusterView& view) {
   view_ = &view;
-  if (!view.map.partitions.contains(o_.partition)) {
-    return Error(Code::kInvalidArgument, "there is no partition {}: the cluster has {}", o_.partition,
-                 view.map.partitions.size());
-  }
+  RETURN_IF_ERROR(CheckPartition(view.map, o_.partition));
   std::optional<Situation> now = SituationOf(view, o_.partition);
   if (!now) return false;
   now_ = *std::move(now);

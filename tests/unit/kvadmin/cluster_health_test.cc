@@ -6,6 +6,7 @@
 
 #include "tools/kvadmin/force_plan.h"
 #include "tools/kvadmin/master_plan.h"
+#include "tools/kvadmin/split_run.h"
 
 namespace pando::admin {
 namespace {
@@ -497,6 +498,164 @@ TEST_F(ForcePlanTest, WhatMayBeLostIsSaid) {
   EXPECT_EQ(Chosen(0, true), 3u);
   On(3, 0).replica = Uuid{9, 9}.ToString();
   EXPECT_THAT(Refusal(0, true).message(), HasSubstr("no replica left that could take over"));
+}
+
+// -- splits: of partition 1, which node 2 leads, into 6 and 7
+
+class SplitHealthTest : public ClusterHealthTest {
+ protected:
+  static constexpr uint32_t kWhole = 1, kLower = 6, kUpper = 7;
+
+  void AddHalf(uint32_t half) {
+    PartitionRecord record = view_.map.partitions.at(kWhole).record;
+    record.id = half;
+    record.state = PartitionStage::kBuilding;
+    record.split.reset();
+    std::tie(record.first_hash, record.last_hash) = HashRangeOf(half, kPartitions);
+    view_.map.partitions[half].record = record;
+    for (NodeId node = 1; node <= 3; ++node) {
+      api::ReplicaStatus status = On(node, kWhole);
+      status.partition = static_cast<int32_t>(half);
+      view_.nodes[node].reply.replicas.push_back(std::move(status));
+    }
+  }
+  void BeginSplit() {
+    view_.map.partitions[kWhole].record.split = SplitOrder{50, ""};
+    AddHalf(kLower);
+    AddHalf(kUpper);
+    api::SplitStatus& said = view_.nodes[2].reply.splits.emplace_back();
+    said.partition = kWhole;
+    said.phase = "copying";
+    said.copied_bytes = 10;
+    said.total_bytes = 40;
+  }
+  void Switch() {
+    PartitionRecord& whole = view_.map.partitions[kWhole].record;
+    whole.state = PartitionStage::kRetired;
+    whole.split.reset();
+    view_.nodes[2].reply.splits.clear();
+    for (NodeId node = 1; node <= 3; ++node) {
+      On(node, kWhole).role = "follower";
+      On(node, kWhole).leased = false;
+    }
+  }
+  void Open(uint32_t half) { view_.map.partitions[half].record.state = PartitionStage::kServing; }
+  api::ReplicaStatus& HalfOn(NodeId node, uint32_t half) { return On(node, kPartitions + (half - kLower)); }
+};
+
+TEST_F(SplitHealthTest, ASplitThatRunsIsWell) {
+  BeginSplit();
+  // The others are still to get replicas of it.
+  view_.map.partitions[kLower].record.isr.resize(2);
+  HalfOn(2, kLower).followers.clear();
+  HalfOn(2, kLower).in_sync = 1;
+  const ClusterHealth h = JudgeCluster(view_);
+  EXPECT_EQ(h.health, Health::kOk) << h.cause;
+  ASSERT_EQ(h.splits.size(), 1u);
+  EXPECT_EQ(h.splits[0].partition, kWhole);
+  EXPECT_EQ(h.splits[0].node, 2u);
+  EXPECT_EQ(h.splits[0].phase, "copying");
+  EXPECT_EQ(h.splits[0].total_bytes, 40u);
+  EXPECT_EQ(h.splits[0].rate_mb_s, 50u);
+  EXPECT_EQ(h.splits[0].waits_for, "");
+  ASSERT_EQ(h.partitions.size(), 6u);
+  EXPECT_EQ(h.partitions[1].stage, SplitStage::kSplitting);
+  EXPECT_EQ(h.partitions[4].stage, SplitStage::kBuilding);
+}
+
+TEST_F(SplitHealthTest, AHalfWithoutAMasterHoldsItsSplitUp) {
+  BeginSplit();
+  HalfOn(2, kUpper).role = "follower";
+  const ClusterHealth h = JudgeCluster(view_);
+  EXPECT_EQ(h.health, Health::kDegraded) << "everything is served";
+  EXPECT_THAT(h.cause, HasSubstr("1 of 6 partitions are being built for a split and have no master (7)"));
+  EXPECT_THAT(h.partitions[5].problems, ElementsAre(HasSubstr("no master"), HasSubstr("the split of partition 1")));
+  EXPECT_THAT(h.next, HasSubstr("kvadmin partition split 1 --abort"));
+}
+
+TEST_F(SplitHealthTest, ANodeThatSaysNothingOfItsSplitIsNamed) {
+  BeginSplit();
+  view_.nodes[2].reply.splits.clear();
+  EXPECT_THAT(JudgeCluster(view_).splits[0].waits_for, HasSubstr("node 2 (10.0.0.2:7420)"));
+  TakeDown(2);
+  EXPECT_THAT(JudgeCluster(view_).splits[0].waits_for, HasSubstr("has no master"));
+}
+
+TEST_F(SplitHealthTest, AHalfThatIsOpenedServesAndMustHaveAMaster) {
+  BeginSplit();
+  Switch();
+  ClusterHealth h = JudgeCluster(view_);
+  EXPECT_EQ(h.health, Health::kOk) << h.cause;
+  ASSERT_EQ(h.partitions.size(), 5u);
+  EXPECT_EQ(h.partitions[3].stage, SplitStage::kOpening);
+  ASSERT_EQ(h.splits.size(), 1u);
+  EXPECT_EQ(h.splits[0].phase, "opening");
+  HalfOn(2, kLower).role = "follower";
+  h = JudgeCluster(view_);
+  EXPECT_EQ(h.health, Health::kUnavailable);
+  EXPECT_THAT(h.splits[0].waits_for, HasSubstr("partition 6, a half, has no master"));
+}
+
+TEST_F(SplitHealthTest, WhatWasSplitIsNotCountedAnyMore) {
+  BeginSplit();
+  Switch();
+  Open(kLower);
+  Open(kUpper);
+  TakeDown(3);  // where the whole may still be
+  view_.nodes[3].status = Status();
+  const ClusterHealth h = JudgeCluster(view_);
+  EXPECT_THAT(h.splits, IsEmpty());
+  ASSERT_EQ(h.partitions.size(), 5u);
+  EXPECT_EQ(h.partitions[1].partition, 2u);
+  EXPECT_EQ(h.nodes[0].followers, 3u);
+  EXPECT_EQ(h.nodes[1].masters, 2u);
+}
+
+TEST_F(SplitHealthTest, HalvesThatWereGivenUpAreNotCounted) {
+  BeginSplit();
+  view_.map.partitions[kWhole].record.split.reset();
+  view_.nodes[2].reply.splits.clear();
+  for (const uint32_t half : {kLower, kUpper}) view_.map.partitions[half].record.state = PartitionStage::kRetired;
+  const ClusterHealth h = JudgeCluster(view_);
+  EXPECT_EQ(h.health, Health::kOk) << h.cause;
+  EXPECT_EQ(h.partitions.size(), 4u);
+  EXPECT_THAT(h.splits, IsEmpty());
+  EXPECT_EQ(StageOf(view_.map, kLower), SplitStage::kGivenUp);
+  EXPECT_THAT(CheckPartition(view_.map, kLower).message(), HasSubstr("partition 1 has its records"));
+  EXPECT_TRUE(CheckPartition(view_.map, kWhole).ok());
+}
+
+TEST_F(SplitHealthTest, OnlyWhatServesIsLedByPlans) {
+  BeginSplit();
+  EXPECT_EQ(LedPartitions(view_).size(), 4u);
+  EXPECT_THAT(CheckNoSplit(view_.map).message(), HasSubstr("partition 1 is being split, so no plan is made"));
+  Switch();
+  EXPECT_EQ(LedPartitions(view_).size(), 5u);
+  EXPECT_THAT(CheckNoSplit(view_.map).message(), HasSubstr("kvadmin partition split 1"));
+  Open(kLower);
+  Open(kUpper);
+  EXPECT_TRUE(CheckNoSplit(view_.map).ok());
+  EXPECT_THAT(CheckPartition(view_.map, kWhole).message(),
+              HasSubstr("partition 1 was split: the partitions 6 and 7 have its records"));
+}
+
+TEST_F(SplitHealthTest, AllIsTheWidest) {
+  EXPECT_THAT(*AllToSplit(view_.map, 0), ElementsAre(0, 1, 2, 3));
+  EXPECT_THAT(*AllToSplit(view_.map, 6), ElementsAre(0, 1));
+  EXPECT_THAT(*AllToSplit(view_.map, 4), IsEmpty());
+  EXPECT_EQ(AllToSplit(view_.map, 9).code(), Code::kInvalidArgument);
+  BeginSplit();
+  EXPECT_EQ(SplitStateOf(view_.map, kWhole), SplitState::kRunning);
+  EXPECT_THAT(*AllToSplit(view_.map, 0), ElementsAre(1, 0, 2, 3)) << "it goes on with what runs";
+  EXPECT_THAT(*AllToSplit(view_.map, 6), ElementsAre(1, 0));
+  Switch();
+  EXPECT_EQ(SplitStateOf(view_.map, kWhole), SplitState::kOpening);
+  Open(kLower);
+  Open(kUpper);
+  EXPECT_EQ(SplitStateOf(view_.map, kWhole), SplitState::kDone);
+  EXPECT_THAT(*AllToSplit(view_.map, 0), ElementsAre(0, 2, 3)) << "not the halves";
+  EXPECT_THAT(*AllToSplit(view_.map, 8), ElementsAre(0, 2, 3));
+  EXPECT_EQ(AllToSplit(view_.map, 9).code(), Code::kInvalidArgument);
 }
 
 }  // namespace

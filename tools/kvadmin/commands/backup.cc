@@ -102,6 +102,13 @@ class Backup {
     }
     ASSIGN_OR_RETURN(status_, client_.Call(Client::Repeat::kSafe, &api::AdminIf::status));
     // A node of an earlier version does not say how many ranges there are, and holds all of them.
+    for (const api::PartitionStatus& p : status_.partitions) {
+      if (status_.ranges == 0 || p.id < status_.ranges) continue;
+      return Error(Code::kUnsupported,
+                   "the node holds partition {}, a half of one that was split, and backups have no halves: export the "
+                   "records through a router (kvadmin export)",
+                   p.id);
+    }
     if (status_.ranges != 0 && static_cast<size_t>(status_.ranges) != status_.partitions.size()) {
       return Error(Code::kUnsupported,
                    "the node holds {} of {} partitions, and a backup must have all of them: make it of a node that "

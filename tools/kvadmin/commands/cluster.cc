@@ -10,6 +10,7 @@
 #include "src/topology/topology_spec.h"
 #include "tools/kvadmin/commands/commands.h"
 #include "tools/kvadmin/offline.h"
+#include "tools/kvadmin/split_stage.h"
 
 namespace pando::admin {
 
@@ -179,6 +180,7 @@ void ShowJson(const ClusterMap& map) {
     cluster["complete"] = r.creating.empty();
     cluster["protocol"] = r.protocol;
     cluster["partitions"] = r.partitions;
+    cluster["serving"] = map.Serving().size();
     cluster["replicas"] = r.replicas;
     cluster["min_isr"] = r.min_isr;
     PrintJson(Json{{"cluster", cluster}});
@@ -201,6 +203,9 @@ void ShowJson(const ClusterMap& map) {
     Json partition;
     partition["id"] = id;
     partition["revision"] = known.revision;
+    partition["state"] = StageName(StageOf(map, id));
+    partition["serves"] = map.Serves(id);
+    if (r.split) partition["split"] = Json{{"rate_mb_s", r.split->rate_mb_s}};
     partition["first_hash"] = fmt::format("{:016x}", r.first_hash);
     partition["last_hash"] = fmt::format("{:016x}", r.last_hash);
     partition["lineage"] = r.lineage;
@@ -219,7 +224,7 @@ void ShowText(const ClusterMap& map) {
   if (map.cluster) {
     const ClusterRecord& r = map.cluster->record;
     tools::Print("cluster {}, protocol {}, {}, {} of new ones, min_isr {}\n\n", r.cluster_id.ToString(), r.protocol,
-                 Counted(r.partitions, "partition"), Counted(r.replicas, "replica"), r.min_isr);
+                 Counted(map.Serving().size(), "partition"), Counted(r.replicas, "replica"), r.min_isr);
   }
   std::vector<Row> rows = {{"NODE", "STATE", "ZONE", "WEIGHT", "STARTS", "OPENED", "CLIENTS", "PEERS"}};
   for (const auto& [id, known] : map.nodes) {
@@ -230,12 +235,12 @@ void ShowText(const ClusterMap& map) {
   }
   PrintTable(rows);
   tools::Print("\n");
-  rows = {{"PARTITION", "EPOCH", "MASTER", "ISR", "EVICTED", "LEARNERS", "REPLICAS", "MIN_ISR"}};
+  rows = {{"PARTITION", "STATE", "EPOCH", "MASTER", "ISR", "EVICTED", "LEARNERS", "REPLICAS", "MIN_ISR"}};
   for (const auto& [id, known] : map.partitions) {
     const PartitionRecord& r = known.record;
-    rows.push_back({fmt::format("{}", id), fmt::format("{}", r.epoch), fmt::format("{}", MasterNode(r)), NodesOf(r.isr),
-                    NodesOf(r.evicted), NodesOf(r.learners), fmt::format("{}", r.replicas),
-                    fmt::format("{}", r.min_isr)});
+    rows.push_back({fmt::format("{}", id), std::string(StageName(StageOf(map, id))), fmt::format("{}", r.epoch),
+                    fmt::format("{}", MasterNode(r)), NodesOf(r.isr), NodesOf(r.evicted), NodesOf(r.learners),
+                    fmt::format("{}", r.replicas), fmt::format("{}", r.min_isr)});
   }
   PrintTable(rows);
 }
@@ -310,7 +315,9 @@ void AddClusterCommand(tools::Command app, Globals* globals) {
   tools::Command show = command.Add("show", "Print the nodes and the partitions of a cluster");
   AddPlace(show, o.get());
   show.Footer(
-      "Replicas are shown by the numbers of their nodes. Notes on standard error say what does not fit together. With\n"
+      "Replicas are shown by the numbers of their nodes. A partition that was split stays in the list, with the state\n"
+      "split; what its nodes still have of it, they drop. Notes on standard error say what does not fit together. "
+      "With\n"
       "--json, each line is {\"cluster\": ...}, {\"node\": ...} or {\"partition\": ...}, with the UUIDs of "
       "replicas.\n\n"
       "Examples:\n"

@@ -13,6 +13,7 @@
 #include "tools/kvadmin/cluster_view.h"
 #include "tools/kvadmin/commands/commands.h"
 #include "tools/kvadmin/progress.h"
+#include "tools/kvadmin/split_stage.h"
 
 namespace pando::admin {
 
@@ -48,13 +49,12 @@ Result<std::vector<Change>> PlanChanges(const ClusterView& view, const MinIsrOpt
   if (!one && options.which != "all") {
     return Error(Code::kInvalidArgument, "\"{}\" is neither the number of a partition nor \"all\"", options.which);
   }
-  if (one && !view.map.partitions.contains(*one)) {
-    return Error(Code::kInvalidArgument, "there is no partition {}: the cluster has {}", *one,
-                 view.map.partitions.size());
-  }
+  if (one) RETURN_IF_ERROR(CheckPartition(view.map, *one));
   std::vector<Change> changes;
   for (const auto& [id, known] : view.map.partitions) {
     if ((one && id != *one) || known.record.min_isr == options.min_isr) continue;
+    // Whoever builds a half gives it the min_isr of its whole.
+    if (!one && !view.map.Serves(id)) continue;
     const ClusterView::Master master = MasterOf(view, id);
     if (master.status == nullptr) {
       return Error(Code::kUnavailable,

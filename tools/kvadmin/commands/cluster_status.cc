@@ -65,12 +65,26 @@ void PrintPartitions(const ClusterHealth& h, bool all) {
     const std::string problems = fmt::format("{}", fmt::join(p.problems, "; "));
     table.Row({std::to_string(p.partition), std::to_string(p.epoch), p.master == 0 ? "-" : std::to_string(p.master),
                NodesText(p.in_sync), NodesText(p.missing), std::to_string(p.replicas), std::to_string(p.behind_records),
-               fmt::format("{} ms", p.behind_ms), Cell(problems, "ok")});
+               fmt::format("{} ms", p.behind_ms),
+               Cell(problems, p.stage == SplitStage::kServing ? "ok" : StageName(p.stage))});
   }
   if (any) tools::Print("\n{}", table.Render());
   if (all || any) return;
   tools::Print("\n{}, {}; -v lists them\n", Counted(h.partitions.size(), "partition"),
                h.health == Health::kOk ? "all well" : "none with a trouble of its own");
+}
+
+void PrintSplits(const ClusterHealth& h) {
+  if (h.splits.empty()) return;
+  tools::Table table({"SPLIT", "INTO", "NODE", "PHASE", "COPIED", "OF ABOUT", "RATE", "WAITS FOR"});
+  for (const SplitHealth& s : h.splits) {
+    table.Row({std::to_string(s.partition), fmt::format("{},{}", s.halves[0], s.halves[1]),
+               s.node == 0 ? "-" : std::to_string(s.node), Cell(s.phase, "-"),
+               tools::HumanBytes(static_cast<double>(s.copied_bytes)),
+               tools::HumanBytes(static_cast<double>(s.total_bytes)),
+               s.rate_mb_s == 0 ? "-" : fmt::format("{} MB/s", s.rate_mb_s), Cell(s.waits_for, "-")});
+  }
+  tools::Print("\n{}", table.Render());
 }
 
 void PrintStatusJson(const ClusterHealth& h) {
@@ -100,6 +114,7 @@ void PrintStatusJson(const ClusterHealth& h) {
   }
   for (const PartitionHealth& p : h.partitions) {
     Json partition{{"id", p.partition},
+                   {"state", StageName(p.stage)},
                    {"verdict", HealthName(p.health)},
                    {"epoch", p.epoch},
                    {"master", p.master},
@@ -111,6 +126,16 @@ void PrintStatusJson(const ClusterHealth& h) {
                    {"behind_ms", p.behind_ms},
                    {"problems", p.problems}};
     PrintJson(Json{{"partition", partition}});
+  }
+  for (const SplitHealth& s : h.splits) {
+    PrintJson(Json{{"split", Json{{"partition", s.partition},
+                                  {"halves", s.halves},
+                                  {"node", s.node},
+                                  {"phase", s.phase},
+                                  {"copied_bytes", s.copied_bytes},
+                                  {"total_bytes", s.total_bytes},
+                                  {"rate_mb_s", s.rate_mb_s},
+                                  {"waits_for", s.waits_for}}}});
   }
 }
 
@@ -132,6 +157,7 @@ Result<ExitCode> RunStatus(const Globals& globals, const ClusterStatusOptions& o
     PrintNodes(h);
     PrintController(h.controller);
     PrintPartitions(h, options.verbose);
+    PrintSplits(h);
   }
   return h.health == Health::kOk ? kExitOk : kExitNo;
 }
@@ -149,9 +175,11 @@ void AddClusterStatusCommand(tools::Command cluster, Globals* globals) {
   command.Footer(
       "The first line is ok, degraded (everything is served, but something is missing) or unavailable (a partition is\n"
       "not served), with the cause; the second says what to do. LAG is what the follower that is the furthest behind\n"
-      "lacks, in records. --server may name several nodes; one that answers knows the others. With --json, the first\n"
-      "line is {\"verdict\", \"cause\", \"next\"}, then come {\"topology\": ...}, {\"controller\": ...},\n"
-      "and a {\"node\": ...} or {\"partition\": ...} for each.\n\n"
+      "lacks, in records. Splits that run are listed below, with what they wait for. --server may name several nodes;\n"
+      "one that answers knows the others. With --json, the first line is {\"verdict\", \"cause\", \"next\"}, then "
+      "come\n"
+      "{\"topology\": ...}, {\"controller\": ...}, and a {\"node\": ...}, {\"partition\": ...} or {\"split\": ...} for "
+      "each.\n\n"
       "Examples:\n"
       "  kvadmin --server 10.0.0.1:7420,10.0.0.2:7420 cluster status\n"
       "  kvadmin cluster status --topology file:/var/lib/pando/topology -v\n"

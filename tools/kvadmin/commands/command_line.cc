@@ -54,6 +54,7 @@ void DescribeCommandLine(tools::Command app, Globals* globals) {
   AddRebalanceCommand(app, globals);
   AddDrainCommand(app, globals);
   AddReplicaCommand(app, globals);
+  AddPartitionCommand(app, globals);
   AddVerifyCommand(app, globals);
   AddTopologyCommand(app, globals);
 }

@@ -67,6 +67,7 @@ void AddFailoverCommand(tools::Command app, Globals* globals);
 void AddRebalanceCommand(tools::Command app, Globals* globals);
 void AddDrainCommand(tools::Command app, Globals* globals);
 void AddNodeCommand(tools::Command app, Globals* globals);
+void AddPartitionCommand(tools::Command app, Globals* globals);
 void AddReplicaCommand(tools::Command app, Globals* globals);
 void AddVerifyCommand(tools::Command app, Globals* globals);
 void AddPlanCommand(tools::Command app, Globals* globals);

@@ -9,6 +9,7 @@
 #include "tools/kvadmin/commands/force_failover.h"
 #include "tools/kvadmin/hand_over.h"
 #include "tools/kvadmin/new_master.h"
+#include "tools/kvadmin/split_stage.h"
 
 namespace pando::admin {
 
@@ -26,9 +27,12 @@ struct FailoverOptions {
 // -- failover
 
 Result<MasterMove> PlanFailover(const ClusterView& view, const FailoverOptions& options) {
-  if (!view.map.partitions.contains(options.partition)) {
-    return Error(Code::kInvalidArgument, "there is no partition {}: the cluster has {}", options.partition,
-                 view.map.partitions.size());
+  RETURN_IF_ERROR(CheckPartition(view.map, options.partition));
+  if (!view.map.Serves(options.partition)) {
+    return Error(Code::kUnavailable,
+                 "partition {} is a half that is being built, so it is led by the node that leads its whole; hand that "
+                 "one over",
+                 options.partition);
   }
   if (options.node != 0) RETURN_IF_ERROR(CheckNode(view, options.node));
   const std::vector<Led> led = LedPartitions(view);

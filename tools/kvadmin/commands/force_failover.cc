@@ -15,6 +15,7 @@
 #include "tools/common/table.h"
 #include "tools/kvadmin/force_plan.h"
 #include "tools/kvadmin/new_master.h"
+#include "tools/kvadmin/split_stage.h"
 
 namespace pando::admin {
 
@@ -35,12 +36,8 @@ Result<Looked> Look(const Globals& globals, const ForceOptions& options) {
   const auto until = std::chrono::steady_clock::now() + kLookAgain;
   while (true) {
     ASSIGN_OR_RETURN(ClusterView view, LookAtCluster(globals.target, options.place));
-    const auto at = view.map.partitions.find(options.partition);
-    if (at == view.map.partitions.end()) {
-      return Error(Code::kInvalidArgument, "there is no partition {}: the cluster has {}", options.partition,
-                   view.map.partitions.size());
-    }
-    ForcePlan plan = LookAtSurvivors(view, at->second.record);
+    RETURN_IF_ERROR(CheckPartition(view.map, options.partition));
+    ForcePlan plan = LookAtSurvivors(view, view.map.partitions.at(options.partition).record);
     if (plan.served_by != 0 || std::chrono::steady_clock::now() >= until) {
       return Looked{std::move(view), std::move(plan)};
     }

@@ -17,6 +17,7 @@
 #include "tools/kvadmin/offline.h"
 #include "tools/kvadmin/plan_make.h"
 #include "tools/kvadmin/plan_run.h"
+#include "tools/kvadmin/split_stage.h"
 
 namespace pando::admin {
 
@@ -78,6 +79,7 @@ Task<Result<ClusterMap>> ReadMap(Topology* topology, Nanos timeout_ns) {
 std::vector<uint32_t> HeldBy(const ClusterMap& map, NodeId node) {
   std::vector<uint32_t> held;
   for (const auto& [id, known] : map.partitions) {
+    if (!IsInUse(map, id)) continue;  // what the node still has of it, it drops
     bool holds = false;
     for (const auto* list : {&known.record.isr, &known.record.evicted, &known.record.learners}) {
       for (const ReplicaRecord& replica : *list) holds = holds || replica.node == node;

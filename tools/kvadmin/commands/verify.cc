@@ -10,6 +10,7 @@
 #include "tools/kvadmin/cluster_view.h"
 #include "tools/kvadmin/commands/commands.h"
 #include "tools/kvadmin/replica_compare.h"
+#include "tools/kvadmin/split_stage.h"
 
 namespace pando::admin {
 
@@ -219,14 +220,14 @@ Result<std::vector<uint32_t>> Chosen(const ClusterView& view, const std::vector<
   std::vector<uint32_t> chosen;
   for (const std::string& text : named) {
     const std::optional<uint32_t> id = tools::ParseNumber<uint32_t>(text);
-    if (!id || !view.map.partitions.contains(*id)) {
-      return Error(Code::kInvalidArgument, "there is no partition {}: the cluster has {}", text,
-                   view.map.partitions.size());
-    }
+    if (!id) return Error(Code::kInvalidArgument, "there is no partition {}: it is not a number", text);
+    RETURN_IF_ERROR(CheckPartition(view.map, *id));
     chosen.push_back(*id);
   }
   if (!named.empty()) return chosen;
-  for (const auto& [id, record] : view.map.partitions) chosen.push_back(id);
+  for (const auto& [id, record] : view.map.partitions) {
+    if (IsInUse(view.map, id)) chosen.push_back(id);
+  }
   return chosen;
 }
 
