@@ -66,9 +66,11 @@ Task<Status> ClusterMember::Start(std::unique_ptr<TopologyStore> topology) {
   CO_RETURN_IF_ERROR(co_await MakeAssigned());
   CO_RETURN_IF_ERROR(co_await Enter());
   installer_->Start();
-  splits_ =
-      std::make_unique<SplitDriver>(reactor_, cluster_.get(), partitions_.get(), &parts_, &shared_.memory, &registry_);
-  splits_->Start();
+  if (options_.drives_splits) {
+    splits_ = std::make_unique<SplitDriver>(reactor_, cluster_.get(), partitions_.get(), &parts_, &shared_.memory,
+                                            &registry_);
+    splits_->Start();
+  }
   serving_ = true;
   co_return Status();
 }

@@ -28,6 +28,7 @@ struct ClusterMemberOptions {
   uint16_t port = 7420, peer_port = 7500;
   EngineOptions engine;
   replication::Rules rules;
+  bool drives_splits = true;  // false: a split that a record orders is left to the test
 };
 
 class ClusterMember final : public NodeControl {

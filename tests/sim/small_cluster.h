@@ -56,6 +56,7 @@ class SmallCluster {
     for (size_t i = 0; i < kNodes; ++i) Crash(i);
   }
 
+  bool drives_splits = true;  // of nodes that start from now on
   EngineOptions& engine_options() { return engine_; }
   // Of what node `i` asks of the topology, until it is started again.
   SimTopologyFaults& topology_faults(size_t i) { return topologies_[i]->faults(); }
@@ -67,6 +68,7 @@ class SmallCluster {
   Status Start(size_t i, uint64_t memory_more = 8u << 20) {
     ClusterMemberOptions options;
     options.node = static_cast<NodeId>(i + 1);
+    options.drives_splits = drives_splits;
     machines_[i]->Boot();
     options.engine = engine_;
     options.engine.memory_bytes = Engine::MinMemoryBytes(4096, 2 * partitions_, partitions_, true) + memory_more;
