@@ -16,8 +16,20 @@ namespace {
 
 // What is kept of a node's budget for the way back.
 constexpr Nanos kWayBackNs = kMillisecond;
-// So long a read waits for a replica that need not be the one that answers.
+// So long, and at most half of what is left, a get waits for a replica that need not be the one that answers.
 constexpr Nanos kReplicaPatienceNs = 300 * kMillisecond;
+
+struct Times {
+  Nanos patience_ns, budget_ns;  // how long the node is waited for, and how long it may take
+};
+
+Times TimesOf(const PointCall& call, Nanos now_ns) {
+  const Nanos left_ns = std::max(call.deadline_ns - now_ns, kMillisecond);
+  if (!call.may_ask_another) return {left_ns + Forwarder::kGraceNs, left_ns - kWayBackNs};
+  const Nanos patience_ns = std::min(kReplicaPatienceNs, left_ns / 2);
+  // The node's own answer that it was too slow must come first: whoever says that is not silent.
+  return {patience_ns, patience_ns - std::max(patience_ns / 50, 2 * kWayBackNs)};
+}
 
 // Half of it must be worth asking for.
 constexpr int32_t kLeastCachedStalenessMs = 2;
@@ -168,13 +180,16 @@ void Forwarder::End(PointCall* call) {
 std::shared_ptr<Upstream> Forwarder::Choose(PointCall* call) {
   const Route& route = keeper_->map().RouteOfHash(call->hash);
   call->asked = route.master;
+  call->may_ask_another = false;
   if (call->only_master) return keeper_->NodeOf(route.master);
   call->asked = keeper_->ChooseReplica(route, call->avoid);
+  call->may_ask_another =
+      call->asked != route.master || (call->avoid == 0 && keeper_->ChooseReplica(route, call->asked) != call->asked);
   return keeper_->NodeOf(call->asked);
 }
 
-Status Forwarder::SendTo(Upstream::Link* link, PointCall* call, Nanos left_ns) {
-  call->context.budget_ms = static_cast<int32_t>(std::max((left_ns - kWayBackNs) / kMillisecond, Nanos{1}));
+Status Forwarder::SendTo(Upstream::Link* link, PointCall* call, Nanos budget_ns) {
+  call->context.budget_ms = static_cast<int32_t>(std::max(budget_ns / kMillisecond, Nanos{1}));
   if (call->method->is_write && link->clocks) call->context.hlc = std::max(call->context.hlc, keeper_->hlc());
   call->has_error = false;
   call->fill.asked_ns = server_->reactor().NowNs();
@@ -210,8 +225,8 @@ Task<RetryCause> Forwarder::Try(PointCall* call) {
     co_return RetryCause::kDown;
   }
   const std::shared_ptr<Upstream::Link> link = *std::move(picked);
-  const Nanos left_ns = call->deadline_ns - reactor.NowNs();
-  if (Status sent = SendTo(link.get(), call, left_ns); !sent.ok()) {
+  const auto [patience_ns, budget_ns] = TimesOf(*call, reactor.NowNs());
+  if (Status sent = SendTo(link.get(), call, budget_ns); !sent.ok()) {
     call->Fail(sent);
     if (sent.code() == Code::kInvalidArgument) {  // it is too long with what the router adds
       call->error = MakeError(ApiCode::kTooLarge, sent.message());
@@ -220,9 +235,6 @@ Task<RetryCause> Forwarder::Try(PointCall* call) {
     co_return sent.code() == Code::kOverloaded ? RetryCause::kBusy : RetryCause::kDown;
   }
   // The call stays where it is: Run owns it until it has ended.
-  Nanos patience_ns = std::max(left_ns, Nanos{0}) + kGraceNs;
-  // Another replica may answer as well.
-  if (!call->only_master) patience_ns = std::min(patience_ns, kReplicaPatienceNs);
   if (call->may_repeat()) keeper_->Add(call, link->client.get(), call);
   const Nanos sent_ns = reactor.NowNs();
   const std::shared_ptr<Hedge> hedge = hedger_.Begin(call, link->client.get(), upstream.get());
@@ -246,22 +258,32 @@ Task<RetryCause> Forwarder::Try(PointCall* call) {
     }
     co_return JudgeLost(call, call->status);
   }
+  co_return JudgeError(call, upstream->address());
+}
+
+// The node has answered with an error.
+RetryCause Forwarder::JudgeError(PointCall* call, const std::string& address) {
+  // Its budget was a part of that of the request, so this is no last word.
+  if (call->may_ask_another && call->error.code == static_cast<int32_t>(ApiCode::kDeadline)) {
+    return JudgeLost(call, Error(Code::kAborted, "{} has not answered in time", address));
+  }
   const RetryCause cause = CauseOf(call->error);
   if (cause == RetryCause::kMisrouted) NoteMisrouted(call);
   if (cause == RetryCause::kNotNow) {
     keeper_->NoteRefusal(keeper_->map().RouteOfHash(call->hash).partition, call->error.message);
     keeper_->Refresh();
   }
-  co_return cause;
+  return cause;
 }
 
-// The request was sent, and no answer came.
+// The request was sent, and no answer came, or one that it takes too long.
 RetryCause Forwarder::JudgeLost(PointCall* call, const Status& status) {
+  // One other replica has its time. Then the master gets all that is left.
+  const bool is_second = call->avoid != 0;
+  call->only_master |= is_second || call->asked != keeper_->map().RouteOfHash(call->hash).master;
   call->avoid = call->asked;
   const bool may_repeat = call->may_repeat();
   call->maybe_applied |= call->method->is_write;
-  // Another replica has had its time. The master gets all that is left.
-  call->only_master = true;
   if (status.code() == Code::kDeadline && server_->reactor().NowNs() >= call->deadline_ns) {
     call->error = ToKvError(status, call->method->is_write);
     // A node that is silent may have applied it.

@@ -11,7 +11,8 @@
 // Invariants
 //   FW1  A request is answered once, and not later than its budget and kGraceNs.
 //   FW2  A write without a name is never sent again after it may have reached a node.
-//   FW3  The budget that a node gets is what is left of the request's.
+//   FW3  The budget that a node gets is what is left of the request's, or less than the router waits for it. So a node
+//        that is too slow says so itself, and is not taken for one that is silent.
 #pragma once
 
 #include <memory>
@@ -69,7 +70,8 @@ class Forwarder {
   // the call.
   Task<RetryCause> Try(PointCall* call);
   std::shared_ptr<Upstream> Choose(PointCall* call);
-  Status SendTo(Upstream::Link* link, PointCall* call, Nanos left_ns);
+  Status SendTo(Upstream::Link* link, PointCall* call, Nanos budget_ns);
+  RetryCause JudgeError(PointCall* call, const std::string& address);
   RetryCause JudgeLost(PointCall* call, const Status& status);
   void NoteMisrouted(PointCall* call);
 

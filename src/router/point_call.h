@@ -40,13 +40,14 @@ struct PointCall final : RpcExchange, InFlight {
   Nanos received_ns = 0, deadline_ns = 0;
   int32_t budget_ms = 0;
   bool answered = false;
-  api::KvError error;           // of the last try
-  int64_t hlc = 0;              // of the answer
-  bool maybe_applied = false;   // a write: an earlier try was sent, and its answer was lost
-  bool has_error = false;       // the try that runs was answered with `error`
-  bool only_master = true;      // no other replica may answer
-  NodeId asked = 0, avoid = 0;  // in this try; in the last one, if it did not answer
-  uint64_t seen = 0;            // of the keeper's news, when this try began
+  api::KvError error;            // of the last try
+  int64_t hlc = 0;               // of the answer
+  bool maybe_applied = false;    // a write: an earlier try was sent, and its answer was lost
+  bool has_error = false;        // the try that runs was answered with `error`
+  bool only_master = true;       // no other replica may answer
+  bool may_ask_another = false;  // in this try: another can, so this one is not waited for to the end
+  NodeId asked = 0, avoid = 0;   // in this try; in the last one, if it did not answer
+  uint64_t seen = 0;             // of the keeper's news, when this try began
 
   ReadCache::Fill fill;           // a get whose answer may be kept
   WriteStamps* stamps = nullptr;  // a write: counts it (CA2)

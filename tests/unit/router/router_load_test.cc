@@ -190,6 +190,41 @@ TEST_F(SilenceTest, AMultiGetLeavesASlowReplicaForAnother) {
   }
 }
 
+// FW3. Also if it is the master, and with a budget shorter than the router would wait.
+TEST_F(SilenceTest, AGetLeavesASlowReplicaForAnother) {
+  for (uint32_t p = 0; p < kPartitionCount; ++p) Put(KeyIn(p), "v");
+  node(2).manners.delay_ns = 60 * kSecond;
+  node(2).budgets_ms.clear();
+  for (const int32_t budget_ms : {200, 1500, 10'000}) {
+    api::Context context = Budget(budget_ms);
+    context.level = api::g_pando_constants.LEVEL_BOUNDED;
+    context.max_staleness_ms = 1000;
+    for (uint32_t p = 0; p < 2 * kPartitionCount; ++p) {
+      const api::Kv_get_result result = Get(KeyIn(p % kPartitionCount), context);
+      EXPECT_EQ(result.success.record.value, "v") << result.error.message;
+    }
+  }
+  EXPECT_GT(node(2).budgets_ms.size(), 6u) << "it was asked";
+  for (const int32_t given_ms : node(2).budgets_ms) EXPECT_LT(given_ms, 300);
+  EXPECT_EQ(keeper_->metrics().upstream.tripped_total.value(), 0u);
+}
+
+// Nobody else can answer, so it gets all the time there is.
+TEST_F(SilenceTest, AGetWaitsForAReplicaThatIsAlone) {
+  Put(KeyIn(0), "v");
+  cluster_.in_sync_everywhere = false;
+  ++cluster_.version;
+  kernel_.RunFor(100 * kMillisecond);
+  MasterOf(0).manners.delay_ns = 2 * kSecond;
+  const int before = MasterOf(0).gets;
+  api::Context context = Budget(5000);
+  context.level = api::g_pando_constants.LEVEL_BOUNDED;
+  context.max_staleness_ms = 1000;
+  const api::Kv_get_result result = Get(KeyIn(0), context);
+  EXPECT_EQ(result.success.record.value, "v") << result.error.message;
+  EXPECT_EQ(MasterOf(0).gets, before + 1);
+}
+
 // -- hedged reads
 
 class HedgeTest : public RouterTest {
