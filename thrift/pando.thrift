@@ -411,7 +411,7 @@ struct WriteBatchReply {
 /**
  * Reads keys in byte order from `start_key` (inclusive) to `end_key` (exclusive, empty = no end), narrowed to `prefix`
  * when it is not empty. With `reverse` the same range is read from its end. `cursor` from an earlier reply continues
- * after that reply's last row; it is bound to the same range, direction, and snapshots (BAD_CURSOR otherwise).
+ * after that reply's last row; it is bound to the same range, direction, snapshots and slice (BAD_CURSOR otherwise).
  *
  * Without a snapshot, each page shows its own moment: a record that exists during the whole scan is returned exactly
  * once, and a record that is written meanwhile may be missed or seen.
@@ -458,6 +458,7 @@ struct Row {
 }
 
 struct ScanReply {
+  /** May be empty although there is a cursor: with slices, a page ends after so many rows of others. */
   1: list<Row> rows
   /** Opaque, checksummed; empty when the range is exhausted. Valid after a restart: the server keeps no scan state. */
   2: binary cursor

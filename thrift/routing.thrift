@@ -92,6 +92,8 @@ struct ScanPartitionsReply {
   /** There are no more rows in these partitions. Otherwise the rows are all that there are up to the last one. */
   2: bool exhausted
   3: list<Covered> covered
+  /** With slices: not exhausted, and the rows are all that there are up to this key. Empty = up to the last row. */
+  4: binary examined_to
   15: optional pando.ReplyContext context
 }
 

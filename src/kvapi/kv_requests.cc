@@ -393,6 +393,19 @@ Refusal CheckBounds(std::string_view start, std::string_view end, std::string_vi
   return {};
 }
 
+Refusal CheckSlice(const api::ScanRequest& request) {
+  if (request.slices < 0 || request.slices > static_cast<int32_t>(kMaxSlices)) {
+    return Bad("slices is {}; it must be 0 (all rows) to {}", request.slices, kMaxSlices);
+  }
+  if (request.slice < 0 || request.slice >= std::max(request.slices, 1)) {
+    return Bad("slice is {}; it must be 0 or more, and below slices, which is {}", request.slice, request.slices);
+  }
+  if (request.slices != 0 && !request.since.empty()) {
+    return Bad("slices and since are both set, but changes since a snapshot can only be scanned all together");
+  }
+  return {};
+}
+
 // Moves what was decoded to `to`, or refuses the request with `code`.
 template <typename T>
 Refusal Decoded(Result<T> decoded, ApiCode code, T* to) {
@@ -426,6 +439,7 @@ Refusal ToScanRange(std::string_view start, std::string_view end, std::string_vi
 }
 
 Refusal ToScanRange(const api::ScanRequest& request, ScanRange* range, const Uuid& cluster) {
+  if (Refusal refusal = CheckSlice(request)) return refusal;
   return ToScanRangeAfterCursor(request, range, cluster);
 }
 
@@ -434,6 +448,7 @@ Refusal ToScanRange(const api::DeleteRangeRequest& request, ScanRange* range, co
 }
 
 Refusal ToScanRange(const api::ScanRequest& request, const std::string* after_key, ScanRange* range) {
+  if (Refusal refusal = CheckSlice(request)) return refusal;
   return ToScanRangeAfterKey(request, after_key, range);
 }
 

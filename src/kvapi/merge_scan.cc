@@ -30,8 +30,11 @@ constexpr size_t kSourceBytes = 384;
 class Merger {
  public:
   Merger(const std::vector<MergeSource>& from, MergeScanSpec spec) : spec_(std::move(spec)) {
-    size_t all = 0;
-    for (const MergeSource& source : from) all += source.partitions;
+    size_t all = 0, filtered = 0;
+    for (const MergeSource& source : from) {
+      all += source.partitions;
+      filtered += source.filtered ? 1 : 0;
+    }
     sources_.resize(from.size());
     for (size_t i = 0; i < from.size(); ++i) {
       Source& s = sources_[i];
@@ -43,6 +46,8 @@ class Merger {
       s.ask_rows = FirstShare(spec_.max_rows, all, 1, own);
       s.ask_bytes = FirstShare(spec_.max_bytes, all, kTypicalRowBytes, own);
       s.hard_bytes = spec_.held_bytes / all * own;
+      s.filtered = from[i].filtered;
+      s.ask_examined = s.filtered ? std::max<size_t>(1, spec_.max_examined / filtered) : SIZE_MAX;
     }
   }
 
@@ -58,13 +63,24 @@ class Merger {
     for (Source& s : sources_) {
       if (!s.Dry()) heap_.push_back(&s);
     }
-    auto later = [this](const Source* a, const Source* b) { return Before(b->Front(), a->Front()); };
+    auto later = [this](const Source* a, const Source* b) { return Before(b->Position(), a->Position()); };
     std::make_heap(heap_.begin(), heap_.end(), later);
 
     size_t bytes = 0;
     while (!heap_.empty() && out.rows.size() < spec_.max_rows) {
       std::pop_heap(heap_.begin(), heap_.end(), later);
       Source* s = heap_.back();
+      if (!s->HasRow()) {  // all rows up to here are in the page
+        if (examined_ >= spec_.max_examined) {
+          out.examined_to = s->page.examined_to;
+          break;
+        }
+        std::string key = std::move(s->page.examined_to);
+        co_await GoOnAfter(s, std::move(key), out);
+        if (!failure_.ok()) co_return failure_;
+        PutBack(s, later);
+        continue;
+      }
       const size_t row_bytes = s->Front().bytes() + s->Front().unread_bytes;
       if (!out.rows.empty() && bytes + row_bytes > spec_.max_bytes) break;
       if (s->Front().unread_bytes > 0) {
@@ -80,16 +96,13 @@ class Merger {
         if (s->Dry() && !s->page.exhausted) {
           // No row after this one may be returned until the next row of this source is known.
           if (out.rows.size() == spec_.max_rows || bytes >= spec_.max_bytes) break;
-          GoOnAfter(s, out);
-          co_await Fetch(s);
+          s->ask_rows *= 2;
+          s->ask_bytes *= 2;
+          co_await GoOnAfter(s, out.rows.back().key, out);
           if (!failure_.ok()) co_return failure_;
         }
       }
-      if (s->Dry()) {
-        heap_.pop_back();
-      } else {
-        std::push_heap(heap_.begin(), heap_.end(), later);
-      }
+      PutBack(s, later);
     }
     out.exhausted =
         std::all_of(sources_.begin(), sources_.end(), [](const Source& s) { return s.Dry() && s.page.exhausted; });
@@ -101,29 +114,43 @@ class Merger {
     RangeReads* reads = nullptr;
     std::string start, end;
     bool start_exclusive = false, end_inclusive = false;
-    size_t ask_rows = 0, ask_bytes = 0, hard_bytes = 0;
+    bool filtered = false;
+    size_t ask_rows = 0, ask_bytes = 0, hard_bytes = 0, ask_examined = 0;
     ScanPage page;
     size_t next = 0;
-    bool Dry() const { return next == page.rows.size(); }
+    bool HasRow() const { return next < page.rows.size(); }
+    // Nothing is known of it that has not been taken.
+    bool Dry() const { return !HasRow() && page.examined_to.empty(); }
     const ScanRow& Front() const { return page.rows[next]; }
+    // The key of its next row, or up to where it has none.
+    const std::string& Position() const { return HasRow() ? Front().key : page.examined_to; }
   };
 
-  bool Before(const ScanRow& a, const ScanRow& b) const { return spec_.range.reverse ? b.key < a.key : a.key < b.key; }
+  bool Before(const std::string& a, const std::string& b) const { return spec_.range.reverse ? b < a : a < b; }
 
-  // Prepares the source to fetch more rows after its last one, but no more than the page can still
-  // take.
-  void GoOnAfter(Source* s, const ScanPage& out) {
-    const std::string& key = out.rows.back().key;
+  // Puts the source that was popped back into the heap, unless nothing is left of it.
+  template <typename Later>
+  void PutBack(Source* s, Later later) {
+    if (s->Dry()) {
+      heap_.pop_back();
+    } else {
+      std::push_heap(heap_.begin(), heap_.end(), later);
+    }
+  }
+
+  // Fetches more rows of the source after this key, but no more than the page can still take.
+  Task<void> GoOnAfter(Source* s, std::string key, const ScanPage& out) {
     if (spec_.range.reverse) {
-      s->end = key;
+      s->end = std::move(key);
       s->end_inclusive = false;
     } else {
-      s->start = key;
+      s->start = std::move(key);
       s->start_exclusive = true;
     }
-    s->ask_rows = std::min(2 * s->ask_rows, spec_.max_rows - out.rows.size());
-    s->ask_bytes = std::min(2 * s->ask_bytes, spec_.max_bytes);
+    s->ask_rows = std::min(s->ask_rows, spec_.max_rows - out.rows.size());
+    s->ask_bytes = std::min(s->ask_bytes, spec_.max_bytes);
     s->hard_bytes = spec_.held_bytes - std::min(spec_.held_bytes, held_bytes_);
+    return Fetch(s);
   }
 
   // Prepares the source to fetch its front row again, with its value. Returns false if there is no
@@ -159,7 +186,7 @@ class Merger {
   }
 
   Task<void> Fetch(Source* s) {
-    for (; !s->Dry(); ++s->next) held_bytes_ -= s->Front().bytes();
+    for (; s->HasRow(); ++s->next) held_bytes_ -= s->Front().bytes();
     ScanSpec ask;
     ask.snapshot = spec_.snapshot;
     ask.since = spec_.since;
@@ -173,6 +200,10 @@ class Merger {
     ask.max_rows = s->ask_rows;
     ask.max_bytes = s->ask_bytes;
     ask.hard_bytes = s->hard_bytes;
+    if (s->filtered) {
+      ask.slice = spec_.range.slice;
+      ask.max_examined = s->ask_examined;
+    }
     Result<ScanPage> page = co_await s->reads->Scan(std::move(ask));
     if (!page.ok()) {
       failure_ = page.TakeStatus();
@@ -180,6 +211,8 @@ class Merger {
     }
     s->page = *std::move(page);
     s->next = 0;
+    examined_ += s->page.examined;
+    if (s->page.exhausted) s->page.examined_to.clear();
     for (const ScanRow& row : s->page.rows) held_bytes_ += row.bytes();
     // Rows that came without their values may exceed what was reserved.
     if (held_bytes_ > spec_.held_bytes && spec_.memory != nullptr) {
@@ -187,7 +220,7 @@ class Merger {
       if (!spec_.memory->TryGrow(2 * more)) failure_ = NoMemory(more);
       spec_.held_bytes = held_bytes_;
     }
-    CHECK(!s->page.rows.empty() || s->page.exhausted) << "a source returned an empty page that is not the last";
+    CHECK(!s->Dry() || s->page.exhausted) << "a source returned an empty page that is not the last";
   }
 
   static_assert(sizeof(Source) <= kSourceBytes);
@@ -196,6 +229,7 @@ class Merger {
   std::vector<Source*> heap_;
   size_t next_source_ = 0;  // the next one for FetchFirst
   size_t held_bytes_ = 0;   // keys and values in sources_ and in the page
+  size_t examined_ = 0;     // records, by filtered sources
   Status failure_;
 };
 

@@ -6,6 +6,10 @@
 // that were fetched but not returned are discarded, because the next page starts from the cursor;
 // the shares bound this waste.
 //
+// A scan of one slice of the hashes may find that a source has looked at as many records as it may without having found
+// enough rows. The source is asked again when that key's turn has come, until all sources together have looked at
+// MergeScanSpec::max_examined records. Then the page ends there, even if it has no row.
+//
 // Memory: the rows that all sources have returned, including those in the page, are limited to
 // MergeScanSpec::held_bytes. A row that does not fit into its source's part of that first comes
 // without its value; the value is read when the row's turn comes. Two cases may exceed held_bytes,
@@ -28,6 +32,7 @@ namespace pando {
 struct MergeSource {
   RangeReads* reads = nullptr;
   size_t partitions = 1;  // that it reads: its share of the range
+  bool filtered = false;  // it may have keys that are not in the slice
 };
 // For which each partition is a source.
 std::vector<MergeSource> SourcesOf(const std::vector<Partition*>& partitions);
@@ -39,6 +44,7 @@ struct MergeScanSpec {
   size_t max_rows = kMaxScanRows;
   size_t max_bytes = kMaxScanBytes;  // keys + values; only a page of one row may exceed it
   size_t held_bytes = SIZE_MAX;      // keys + values of all rows held at any time
+  size_t max_examined = 0;           // records that filtered sources may look at before the page ends
   MemoryGrant* memory = nullptr;     // grows for a large first row; null = no accounting
 };
 
@@ -53,6 +59,8 @@ ScanCost CostOfScan(size_t sources, size_t max_rows, size_t max_bytes);
 // `limit_bytes`, the memory of all requests, so that many scans can run concurrently. When memory is short, the page is
 // made shorter; a cursor says where it ended. Nothing, or the memory that even the shortest page would need.
 std::optional<size_t> ReservePage(MergeScanSpec* spec, size_t sources, size_t limit_bytes, MemoryGrant* memory);
+// For MergeScanSpec::max_examined on a node.
+inline constexpr size_t kMaxExaminedRecords = 64u << 10;
 // The maximum number of concurrent calls of sources of one request, and the memory that each of them
 // takes.
 inline constexpr size_t kFanOutCalls = 64;

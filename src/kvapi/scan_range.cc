@@ -41,8 +41,12 @@ std::string RangeBytes(const Request& request, const Uuid& cluster) {
 Binding BindingOf(const api::ScanRequest& request, const Uuid& cluster) {
   std::string bytes = RangeBytes(request, cluster);
   ByteWriter out(&bytes);
-  if (!request.snapshot.empty() || !request.since.empty()) out.LengthPrefixed(request.snapshot);
-  if (!request.since.empty()) out.LengthPrefixed(request.since);
+  if (!request.snapshot.empty() || !request.since.empty() || request.slices != 0) out.LengthPrefixed(request.snapshot);
+  if (!request.since.empty() || request.slices != 0) out.LengthPrefixed(request.since);
+  if (request.slices != 0) {
+    out.Fixed(request.slices);
+    out.Fixed(request.slice);
+  }
   return {Hash64(bytes, kRangeSeed), request.reverse};
 }
 
@@ -89,8 +93,8 @@ Result<ScanCursor> Decode(const Binding& binding, std::string_view bytes) {
   if (range_hash != binding.range_hash || (flags & kReverseFlag) != (binding.reverse ? kReverseFlag : 0)) {
     return Error(
         Code::kInvalidArgument,
-        "the cursor belongs to another range, direction, snapshot or cluster: send the same request as before, with "
-        "this cursor");
+        "the cursor belongs to another range, direction, snapshot, slice or cluster: send the same request as before, "
+        "with this cursor");
   }
   return cursor;
 }
@@ -129,6 +133,10 @@ void ScanRange::ContinueAfter(std::string key) {
 
 Result<ScanRange> ScanRange::Of(const api::ScanRequest& request, const Uuid& cluster) {
   ScanRange range = Of(request.start_key, request.end_key, request.prefix, request.reverse);
+  if (request.slices != 0) {
+    range.slice = HashSlice::Of(static_cast<uint32_t>(request.slices), static_cast<uint32_t>(request.slice));
+    range.empty |= range.tag && !range.slice.Has(range.tag_hash());
+  }
   if (request.cursor.empty()) return range;
   ASSIGN_OR_RETURN(ScanCursor cursor, DecodeCursor(request, request.cursor, cluster));
   range.scan_id = cursor.scan_id;

@@ -12,6 +12,8 @@
 #include <string_view>
 
 #include "gen-cpp/pando_types.h"
+#include "src/base/hash.h"
+#include "src/base/hash_slices.h"
 #include "src/base/ids.h"
 #include "src/base/result.h"
 #include "src/io/reactor.h"
@@ -31,6 +33,10 @@ struct ScanRange {
   bool empty = false;  // no key can lie in the range
   // Set if all keys of the range have this hash tag, which means that one partition holds them all.
   std::optional<std::string> tag;
+  // Only keys whose hash IDs are in it.
+  HashSlice slice;
+  // The hash ID of keys with this tag. REQUIRES: tag.
+  uint64_t tag_hash() const { return HashId("{" + *tag + "}"); }
   // From the cursor: a random id that all pages of a scan share. 0 = the first page, before the id
   // is drawn.
   uint64_t scan_id = 0;
@@ -39,7 +45,7 @@ struct ScanRange {
   static std::string PrefixEnd(std::string_view prefix);
   static ScanRange Of(std::string_view start, std::string_view end, std::string_view prefix, bool reverse);
   // The range of the request, after the cursor's key if it has a cursor. kInvalidArgument says what
-  // is wrong with the cursor.
+  // is wrong with the cursor. REQUIRES: its slice exists.
   static Result<ScanRange> Of(const api::ScanRequest& request, const Uuid& cluster = {});
   static Result<ScanRange> Of(const api::DeleteRangeRequest& request, const Uuid& cluster = {});
   // What is left of the range after this key, in the direction of the scan.

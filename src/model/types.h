@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "src/base/hash_slices.h"
 #include "src/base/ids.h"
 #include "src/base/limits.h"
 #include "src/base/memory_budget.h"
@@ -195,6 +196,10 @@ struct ScanSpec {
   // before the row that would. A first row that would exceed it comes without its value
   // (ScanRow::unread_bytes).
   size_t hard_bytes = SIZE_MAX;
+  // Only keys whose hash IDs are in this slice; not with `since`. The records that are not count against max_examined:
+  // the page ends after so many, and ScanPage::examined_to says where.
+  HashSlice slice;
+  size_t max_examined = SIZE_MAX;
 };
 
 // Aggregates of a range. They are sums: those of disjoint ranges or of several partitions add up.
@@ -265,7 +270,14 @@ struct ScanRow {
 
 struct ScanPage {
   std::vector<ScanRow> rows;
-  bool exhausted = false;  // the range has nothing after the last row
+  bool exhausted = false;   // the range has nothing after the last row
+  size_t examined = 0;      // with ScanSpec::slice: records, whether they are in the slice or not
+  std::string examined_to;  // the page has ended because of ScanSpec::max_examined, after this key; empty: it has not
+  // Up to where the range was read, in the direction of the scan. Null: to its end, or nothing was read.
+  const std::string* read_to() const {
+    if (exhausted) return nullptr;
+    return !examined_to.empty() ? &examined_to : rows.empty() ? nullptr : &rows.back().key;
+  }
 };
 
 // A write that took effect, as reported to watchers of the partition.

@@ -21,6 +21,17 @@ void SetSums(const RangeAggregates& sums, Reply* reply) {
   reply->content_hash = static_cast<int64_t>(sums.content_hash);
 }
 
+// The places of these partitions. Those that have other hashes than the slice are read with a filter.
+std::vector<MergeSource> SourcesOfSlice(const std::vector<Partition*>& places, const std::vector<uint32_t>& ids,
+                                        uint32_t base, const HashSlice& slice) {
+  std::vector<MergeSource> sources = SourcesOf(places);
+  for (size_t i = 0; i < sources.size(); ++i) {
+    const auto [first, last] = HashRangeOf(ids[i], base);
+    sources[i].filtered = !slice.HasAll(first, last);
+  }
+  return sources;
+}
+
 // Null: the request does not set it.
 template <typename Request>
 const std::string* AfterKeyOf(const Request& request) {
@@ -107,7 +118,11 @@ Task<std::optional<ScanPage>> KvService::PageOf(C* call, const api::ScanRequest*
     co_return std::nullopt;
   }
   const bool of_snapshot = spec.snapshot != 0;
-  auto read = [spec = std::move(spec)](std::vector<Partition*> places) { return MergeScan(SourcesOf(places), spec); };
+  spec.max_examined = kMaxExaminedRecords;
+  auto read = [spec = std::move(spec), ids = asked.ids,
+               base = backend_->serving.base()](std::vector<Partition*> places) {
+    return MergeScan(SourcesOfSlice(places, ids, base, spec.range.slice), spec);
+  };
   co_return co_await ReadAsked<ScanPage>(call, std::move(asked), of_snapshot, std::move(read));
 }
 
@@ -120,9 +135,7 @@ Task<void> KvService::Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call) {
   std::optional<ScanPage> page = co_await PageOf(call, &request, std::move(range), std::move(asked));
   if (!page) co_return;
   api::ScanReply& reply = call->reply.success;
-  if (!page->exhausted && !page->rows.empty()) {
-    reply.cursor = EncodeCursor(request, {scan_id, page->rows.back().key});
-  }
+  if (const std::string* key = page->read_to()) reply.cursor = EncodeCursor(request, {scan_id, *key});
   ToRows(*page, request.sizes_only, &reply.rows);
 }
 
@@ -136,6 +149,7 @@ Task<void> KvService::ScanPartitions(Call<api::Routing_scanPartitions_args, api:
   std::optional<ScanPage> page = co_await PageOf(call, &request.scan, std::move(range), std::move(asked));
   if (!page) co_return;
   reply.exhausted = page->exhausted;
+  reply.examined_to = std::move(page->examined_to);
   ToRows(*page, request.scan.sizes_only, &reply.rows);
 }
 

@@ -207,8 +207,15 @@ void KvService::OnRequest(const RpcRequest& request) {
 }
 
 std::vector<uint32_t> KvService::IdsOf(const ScanRange& range) const {
-  if (range.tag) return {backend_->serving.PartitionOf("{" + *range.tag + "}")};
-  return backend_->serving.ids();
+  const RangeTable& serving = backend_->serving;
+  if (range.tag) return {serving.PartitionOfHash(range.tag_hash())};
+  if (range.slice.all()) return serving.ids();
+  std::vector<uint32_t> ids;
+  for (uint32_t id : serving.ids()) {
+    const auto [first, last] = HashRangeOf(id, serving.base());
+    if (range.slice.Overlaps(first, last)) ids.push_back(id);
+  }
+  return ids;
 }
 
 Task<Result<std::vector<Partition*>>> KvService::PlacesFor(SessionCall* session, std::vector<uint32_t> ids,
@@ -383,10 +390,10 @@ Task<void> KvService::Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call
   reply.node_id = backend_->store->node.ToString();
   reply.cluster_id = backend_->cluster_id.value_or(backend_->store->node).ToString();
   reply.partitions = static_cast<int32_t>(backend_->here.size());
-  reply.features = {"conditions",      "increment",       "multi_get", "write_batch",     "scan",
-                    "count",           "aggregate",       "ttl",       "snapshots",       "split_range",
-                    "delete_range",    "watch",           "touch",     "all_or_nothing",  "batch_conditions",
-                    "absolute_expiry", "return_previous", "levels",    kOutOfOrderReplies};
+  reply.features = {"conditions",      "increment",       "multi_get", "write_batch",    "scan",
+                    "count",           "aggregate",       "ttl",       "snapshots",      "split_range",
+                    "delete_range",    "watch",           "touch",     "all_or_nothing", "batch_conditions",
+                    "absolute_expiry", "return_previous", "levels",    "slices",         kOutOfOrderReplies};
   reply.now_ms = backend_->clock->NowMs(server_->reactor());
   if (backend_->cluster_id) {
     reply.features.emplace_back("sessions");

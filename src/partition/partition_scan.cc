@@ -1,6 +1,8 @@
 // PartitionReader: scans of a range, and of what differs between two snapshots.
 #include <algorithm>
 
+#include "src/base/hash.h"
+#include "src/model/key_space.h"
 #include "src/partition/partition_reader.h"
 #include "src/partition/resident_record.h"
 
@@ -17,13 +19,16 @@ class PartitionReader::Scanner {
  public:
   enum class Step : uint8_t { kMore, kOver, kReadValue };
 
-  Scanner(PartitionState& state, ScanSpec spec) : tree_(*state.tree), pool_(state.pool), spec_(std::move(spec)) {}
+  Scanner(PartitionState& state, ScanSpec spec)
+      : tree_(*state.tree), pool_(state.pool), namespaced_(state.namespaced), spec_(std::move(spec)) {}
 
   const ScanSpec& spec() const { return spec_; }
   ScanPage& page() { return page_; }
   const std::string& position() const { return spec_.reverse ? spec_.end : spec_.start; }
 
   Step AddRow(const TreeNode& node, uint32_t slot, int64_t now_ms);
+  // The same for a scan of one slice, which may have to look at many records for a row.
+  Step Examine(const TreeNode& node, uint32_t slot, int64_t now_ms);
   Step AddRemoved(std::string key);
   // Takes the rows of one leaf and moves on: past the leaf, or to the row whose value must be read.
   Step AddLeaf(const TreeNode& node, int64_t now_ms) {
@@ -44,6 +49,7 @@ class PartitionReader::Scanner {
 
   Tree& tree_;
   BufferPool& pool_;
+  const bool namespaced_;
   ScanSpec spec_;
   ScanPage page_;
   ScanRow unread_;
@@ -99,6 +105,18 @@ PartitionReader::Scanner::Step PartitionReader::Scanner::AddRow(const TreeNode& 
   return Push(std::move(row));
 }
 
+PartitionReader::Scanner::Step PartitionReader::Scanner::Examine(const TreeNode& node, uint32_t slot, int64_t now_ms) {
+  if (spec_.slice.all()) return AddRow(node, slot, now_ms);
+  ++page_.examined;
+  std::string key = node.Key(slot);
+  const SplitKey split = SplitStoredKey(key, namespaced_);
+  const bool wanted = spec_.slice.Has(HashId(split.key, split.namespace_id));
+  const Step step = wanted ? AddRow(node, slot, now_ms) : Step::kMore;
+  if (step != Step::kMore || page_.examined < spec_.max_examined) return step;
+  page_.examined_to = std::move(key);
+  return Step::kOver;
+}
+
 PartitionReader::Scanner::Step PartitionReader::Scanner::AddRemoved(std::string key) {
   ScanRow removed;
   removed.key = std::move(key);
@@ -117,7 +135,7 @@ PartitionReader::Scanner::Step PartitionReader::Scanner::AddLeafForwards(const T
   const bool last = !node.has_upper() || (!spec_.end.empty() && node.upper() >= spec_.end);
   const uint32_t end = last && !spec_.end.empty() ? node.LowerBound(spec_.end, &exact) : node.count();
   for (uint32_t slot = node.LowerBound(spec_.start, &exact); slot < end; ++slot) {
-    if (const Step step = AddRow(node, slot, now_ms); step != Step::kMore) return step;
+    if (const Step step = Examine(node, slot, now_ms); step != Step::kMore) return step;
   }
   if (last) {
     page_.exhausted = true;
@@ -134,7 +152,7 @@ PartitionReader::Scanner::Step PartitionReader::Scanner::AddLeafBackwards(const 
   const bool last = node.lower().empty() || node.lower() <= spec_.start;
   const uint32_t first = last && !spec_.start.empty() ? node.LowerBound(spec_.start, &exact) : 0;
   for (uint32_t slot = whole ? node.count() : node.LowerBound(spec_.end, &exact); slot > first;) {
-    if (const Step step = AddRow(node, --slot, now_ms); step != Step::kMore) return step;
+    if (const Step step = Examine(node, --slot, now_ms); step != Step::kMore) return step;
   }
   if (last) {
     page_.exhausted = true;

@@ -61,6 +61,11 @@ class RoutedNodes final : public RangeNodes {
 
   Task<NodeAnswer> Scan(NodeId node, api::Routing_scanPartitions_args* args, api::Routing_scanPartitions_result* reply,
                         const CallTerms& terms) override {
+    const std::shared_ptr<Upstream> upstream = keeper_.NodeOf(node);
+    // It would read the rows of all slices.
+    if (args->request.scan.slices != 0 && upstream != nullptr && upstream->up() && !upstream->reads_slices()) {
+      return Refuse(fmt::format("{} cannot read slices: it is of an older version", upstream->address()), reply);
+    }
     return Call("scanPartitions", node, args, reply, terms);
   }
   Task<NodeAnswer> Aggregate(NodeId node, api::Routing_aggregatePartitions_args* args,
@@ -81,6 +86,11 @@ class RoutedNodes final : public RangeNodes {
   }
 
  private:
+  template <typename Reply>
+  static Task<NodeAnswer> Refuse(std::string why, Reply* reply) {
+    SetError(reply, MakeError(ApiCode::kBadRequest, std::move(why)));
+    co_return NodeAnswer{Status(), true};
+  }
   // All of these may be made again: a node that does not lead one of its partitions any more need not answer.
   template <typename Args, typename Reply>
   Task<NodeAnswer> Call(std::string method, NodeId node, Args* args, Reply* reply, const CallTerms& terms,

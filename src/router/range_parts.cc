@@ -13,6 +13,10 @@ bool SameCovered(const api::Covered& a, const api::Covered& b) {
   return a.partition == b.partition && a.first_hash == b.first_hash && a.last_hash == b.last_hash;
 }
 
+bool IsInRange(const ScanSpec& spec, const std::string& key) {
+  return (spec.start_exclusive ? key > spec.start : key >= spec.start) && (spec.end.empty() || key < spec.end);
+}
+
 }  // namespace
 
 RangeAsk::RangeAsk(RangeNodes* nodes, const api::Context* context, CallTerms terms, std::string snapshot,
@@ -71,8 +75,7 @@ Status NodePart::NoteCovered(std::vector<api::Covered> covered) {
                share_.node);
 }
 
-bool NodePart::Holds(const std::string& key) const {
-  const uint64_t hash = HashId(key);
+bool NodePart::Holds(uint64_t hash) const {
   return std::any_of(covered_.begin(), covered_.end(), [hash](const api::Covered& c) {
     return static_cast<uint64_t>(c.first_hash) <= hash && hash <= static_cast<uint64_t>(c.last_hash);
   });
@@ -83,24 +86,31 @@ Status NodePart::CheckRows(const ScanSpec& spec, const api::ScanPartitionsReply&
     return Error(Code::kCorruption, "node {} sent {} rows of at most {}", share_.node, reply.rows.size(),
                  spec.max_rows);
   }
-  if (reply.rows.empty() && !reply.exhausted) {
-    return Error(Code::kCorruption, "node {} sent no row, and says that there are more", share_.node);
-  }
   const std::string* before = nullptr;
   for (const api::Row& row : reply.rows) {
     const std::string& key = row.key;
-    const bool in_range =
-        (spec.start_exclusive ? key > spec.start : key >= spec.start) && (spec.end.empty() || key < spec.end);
+    const bool in_range = IsInRange(spec, key);
     const bool in_order = before == nullptr || (spec.reverse ? key < *before : key > *before);
-    if (!in_range || !in_order || !Holds(key)) {
+    const uint64_t hash = HashId(key);
+    if (!in_range || !in_order || !Holds(hash) || !spec.slice.Has(hash)) {
       return Error(Code::kCorruption, "node {} sent a row that is {}", share_.node,
                    !in_range   ? "not in the range"
                    : !in_order ? "out of order"
-                               : "of another partition");
+                               : "of another partition or slice");
     }
     before = &key;
   }
-  return Status();
+  return CheckEnd(spec, reply);
+}
+
+Status NodePart::CheckEnd(const ScanSpec& spec, const api::ScanPartitionsReply& reply) const {
+  const std::string& key = reply.examined_to;
+  if (reply.exhausted || (key.empty() && !reply.rows.empty())) return Status();
+  if (key.empty()) return Error(Code::kCorruption, "node {} sent no row, and says that there are more", share_.node);
+  const bool in_order =
+      reply.rows.empty() || (spec.reverse ? key <= reply.rows.back().key : key >= reply.rows.back().key);
+  if (!spec.slice.all() && in_order && IsInRange(spec, key)) return Status();
+  return Error(Code::kCorruption, "node {} says that it has read up to a key that was not next", share_.node);
 }
 
 Task<Result<ScanPage>> NodePart::Scan(ScanSpec spec) {
@@ -120,6 +130,7 @@ Task<Result<ScanPage>> NodePart::Scan(ScanSpec spec) {
   scan.limit_bytes = static_cast<int32_t>(std::max<size_t>(std::min(spec.max_bytes, spec.hard_bytes), 1));
   scan.snapshot = ask_.snapshot();
   scan.since = ask_.since();
+  ask_.FillSlice(&scan);
   const NodeAnswer answer = co_await ask_.nodes().Scan(share_.node, &args, &reply, ask_.terms());
   CO_RETURN_IF_ERROR(ask_.Take(share_, answer, &reply));
   api::ScanPartitionsReply& part = reply.success;
@@ -131,6 +142,8 @@ Task<Result<ScanPage>> NodePart::Scan(ScanSpec spec) {
   }
   ScanPage page;
   page.exhausted = part.exhausted;
+  if (!part.exhausted) page.examined_to = std::move(part.examined_to);
+  page.rows.reserve(part.rows.size());
   for (api::Row& from : part.rows) {
     ScanRow& row = page.rows.emplace_back();
     row.key = std::move(from.key);
@@ -179,7 +192,8 @@ Task<Result<RangeSample>> NodePart::Sample(ScanRange range, size_t keys_per_part
   RangeSample sample;
   sample.count = static_cast<uint64_t>(reply.success.count);
   for (api::SampledKey& key : reply.success.keys) {
-    const bool in_range = key.key >= range.start && (range.end.empty() || key.key < range.end) && Holds(key.key);
+    const bool in_range =
+        key.key >= range.start && (range.end.empty() || key.key < range.end) && Holds(HashId(key.key));
     const bool in_order = sample.keys.empty() || sample.keys.back().key < key.key;
     if (fits.ok() && (!in_range || !in_order)) {
       fits = Error(Code::kCorruption, "node {} sent a key that is not in its part of the range", share_.node);

@@ -33,6 +33,9 @@ class RangeAsk {
   const std::string& snapshot() const { return snapshot_; }
   const std::string& since() const { return since_; }
   const CallTerms& terms() const { return terms_; }
+  // Of a scan: as in the request.
+  void SetSlice(int32_t slices, int32_t slice) { slices_ = slices, slice_ = slice; }
+  void FillSlice(api::ScanRequest* scan) const { scan->slices = slices_, scan->slice = slice_; }
   api::Context ContextOfPart() const { return context_; }
 
   // What a node has answered. OK: it is an answer, and for this share.
@@ -99,6 +102,7 @@ class RangeAsk {
   CallTerms terms_;
   NodeId silent_ = 0;
   const std::string snapshot_, since_;
+  int32_t slices_ = 0, slice_ = 0;
   SessionToken session_;
   int64_t hlc_ = 0;
   std::optional<api::KvError> failure_;  // the first
@@ -122,7 +126,9 @@ class NodePart final : public RangeReads {
  private:
   Status NoteCovered(std::vector<api::Covered> covered);
   Status CheckRows(const ScanSpec& spec, const api::ScanPartitionsReply& reply) const;
-  bool Holds(const std::string& key) const;
+  // The same for up to where it was read.
+  Status CheckEnd(const ScanSpec& spec, const api::ScanPartitionsReply& reply) const;
+  bool Holds(uint64_t hash) const;
 
   RangeAsk& ask_;
   const NodeShare share_;

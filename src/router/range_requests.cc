@@ -49,7 +49,8 @@ Task<bool> SumsOf(RangeNodes* nodes, Call* call, RangeAggregates* sums) {
   if (Refuse(call, ToScanRange(request.start_key, request.end_key, request.prefix, &range))) co_return false;
   const Status complete = co_await nodes->UntilComplete(call->deadline_ns);
   if (Failed(call, complete)) co_return false;
-  if (!Reserve(call, FanOutCost(nodes->map().nodes().size()))) co_return false;
+  const RouteMap& map = nodes->map();
+  if (!Reserve(call, FanOutCost(MostSharesOf(map)) + PlanCost(map, range))) co_return false;
   RangeAsk ask(nodes, &call->args.context, CallTerms(*call), request.snapshot);
   if (!range.empty) {
     RangeTries tries(&ask, call, IsForMasters(call->args.context));
@@ -124,12 +125,14 @@ Task<void> RouteScan(RangeNodes* nodes, ScanCall* call) {
   const Uuid cluster = nodes->map().cluster_id();
   if (Refuse(call, ToScanRange(request, &spec.range, cluster))) co_return;
   const uint64_t scan_id = ScanIdOf(spec.range, call->server->reactor());
+  if (!Reserve(call, PlanCost(nodes->map(), spec.range))) co_return;
   const auto limit_bytes = static_cast<size_t>(call->server->memory_limit_bytes());
-  if (const auto missing = ReservePage(&spec, nodes->map().nodes().size(), limit_bytes, &call->memory)) {
+  if (const auto missing = ReservePage(&spec, MostSharesOf(nodes->map()), limit_bytes, &call->memory)) {
     Overloaded(call, *missing);
     co_return;
   }
   RangeAsk ask(nodes, &call->args.context, CallTerms(*call), request.snapshot, request.since);
+  ask.SetSlice(request.slices, request.slice);
   ScanPage page;
   page.exhausted = true;
   if (!spec.range.empty) {
@@ -139,9 +142,7 @@ Task<void> RouteScan(RangeNodes* nodes, ScanCall* call) {
     if (call->answered || Refuse(call, refusal)) co_return;
   }
   api::ScanReply& reply = call->reply.success;
-  if (!page.exhausted && !page.rows.empty()) {
-    reply.cursor = EncodeCursor(request, {scan_id, page.rows.back().key}, cluster);
-  }
+  if (const std::string* key = page.read_to()) reply.cursor = EncodeCursor(request, {scan_id, *key}, cluster);
   ToRows(page, request.sizes_only, &reply.rows);
   ask.FillSession(&reply);
 }
@@ -170,8 +171,9 @@ Task<void> RouteSplitRange(RangeNodes* nodes, SplitRangeCall* call) {
   splitting.memory = &call->memory;
   const Status complete = co_await nodes->UntilComplete(call->deadline_ns);
   if (Failed(call, complete)) co_return;
-  const size_t bytes =
-      kCountsInFlight * FanOutCost(nodes->map().nodes().size()) + 2 * splitting.parts * 2 * kMaxKeyBytes;
+  const RouteMap& map = nodes->map();
+  const size_t bytes = kCountsInFlight * (FanOutCost(MostSharesOf(map)) + PlanCost(map, splitting.range)) +
+                       2 * splitting.parts * 2 * kMaxKeyBytes;
   if (!Reserve(call, bytes)) co_return;
   RangeAsk ask(nodes, &call->args.context, CallTerms(*call), request.snapshot);
   if (splitting.range.empty) {

@@ -11,7 +11,9 @@ constexpr int kMostSilences = 2;
 
 std::vector<MergeSource> RangeParts::Sources() const {
   std::vector<MergeSource> sources;
-  for (const auto& node : nodes) sources.push_back({node.get(), node->share().partitions.size()});
+  for (const auto& node : nodes) {
+    sources.push_back({node.get(), node->share().partitions.size(), /*filtered=*/!plan.slice.all()});
+  }
   return sources;
 }
 

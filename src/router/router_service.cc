@@ -13,6 +13,29 @@ namespace pando {
 namespace {
 
 constexpr char kOutOfOrderReplies[] = "out_of_order_replies";
+constexpr std::string_view kFeatures[] = {"conditions",
+                                          "increment",
+                                          "multi_get",
+                                          "write_batch",
+                                          "scan",
+                                          "count",
+                                          "aggregate",
+                                          "ttl",
+                                          "snapshots",
+                                          "split_range",
+                                          "delete_range",
+                                          "watch",
+                                          "touch",
+                                          "all_or_nothing",
+                                          "levels",
+                                          "slices",
+                                          "batch_conditions",
+                                          kOutOfOrderReplies,
+                                          "absolute_expiry",
+                                          "return_previous",
+                                          "sessions",
+                                          "clocks",
+                                          "idempotent_writes"};
 
 }  // namespace
 
@@ -114,6 +137,10 @@ Task<void> RouterService::Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* 
                                               &call->reply, call->deadline_ns);
   if (call->answered || Failed(call, answer.status) || call->reply.__isset.error) co_return;
   api::HelloReply& reply = call->reply.success;
+  // What this router would not pass on, it does not announce.
+  std::erase_if(reply.features, [](const std::string& feature) {
+    return std::find(std::begin(kFeatures), std::end(kFeatures), feature) == std::end(kFeatures);
+  });
   reply.partitions = static_cast<int32_t>(keeper_->map().routes().size());
   reply.node_id = "router of cluster " + keeper_->map().cluster_id().ToString();
   if (std::find(wanted.begin(), wanted.end(), kOutOfOrderReplies) != wanted.end()) {

@@ -108,6 +108,7 @@ Task<Status> Upstream::SayHello(Link* link) {
   }
   const std::vector<std::string>& features = result.success.features;
   link->clocks = std::find(features.begin(), features.end(), "clocks") != features.end();
+  reads_slices_ = std::find(features.begin(), features.end(), "slices") != features.end();
   const std::vector<std::string>& accepted = result.success.accepted_features;
   if (std::find(accepted.begin(), accepted.end(), kOutOfOrderReplies) == accepted.end()) {
     co_return Error(Code::kUnsupported, "it does not answer out of order; is it an older kvnode?");

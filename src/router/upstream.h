@@ -96,6 +96,8 @@ class Upstream {
   size_t calls_in_progress() const;
   size_t long_calls_in_progress() const;
   uint64_t trips() const { return trips_; }  // of the circuit breaker
+  // It takes ScanRequest.slices, as it has said last.
+  bool reads_slices() const { return reads_slices_; }
   // How long requests of keys took.
   RecentLatency& gets() { return gets_; }
   RecentLatency& writes() { return writes_; }
@@ -120,7 +122,7 @@ class Upstream {
   std::array<Slot, kPointLinks + kLongLinks + kMapLinks> slots_;
   TaskGroup tasks_;
   WaitQueue changed_;  // a connection has come up or ended, or Stop was called
-  bool stopping_ = false, tried_ = false;
+  bool stopping_ = false, tried_ = false, reads_slices_ = false;
   int silent_calls_ = 0;
   uint64_t trips_ = 0;
   RecentLatency gets_, writes_;

@@ -110,6 +110,37 @@ class RouterRanges(unittest.TestCase):
         self.assertEqual(self.scan(prefix=b"nothing/"), [])
         self.assertEqual(self.scan(start_key=b"r/2", end_key=b"r/1"), [])
 
+    def test_slices_have_each_row_once(self):
+        hello = self.connection.hello(CONTEXT, ttypes.HelloRequest(client_name="test", api_version=2))
+        self.assertIn("slices", hello.features)
+        expected = sorted(self.records)
+        snapshot = self.connection.openSnapshot(CONTEXT, ttypes.OpenSnapshotRequest(ttl_ms=60000)).snapshot
+        moves = [self.move_masters]
+
+        def disturb():
+            if moves:
+                moves.pop()()
+
+        for slices, options in ((3, {"limit_rows": 300}), (PARTITIONS, {"reverse": True}), (20, {"sizes_only": True}),
+                                (50, {"keys_only": True, "snapshot": snapshot})):
+            keys = []
+            for number in range(slices):
+                rows = self.scan(disturb, ttypes.Context(budget_ms=30000), prefix=b"r/", slices=slices, slice=number,
+                                 **options)
+                part = [row.key for row in rows]
+                self.assertEqual(part, sorted(part, reverse=options.get("reverse", False)))
+                keys += part
+            self.assertEqual(sorted(keys), expected, f"{slices} slices")
+        self.assertFalse(moves, "no slice had several pages")
+        self.connection.releaseSnapshot(CONTEXT, ttypes.ReleaseSnapshotRequest(snapshot=snapshot))
+        page = self.connection.scan(CONTEXT, ttypes.ScanRequest(prefix=b"r/", slices=3, slice=1, limit_rows=10))
+        for request, code in ((ttypes.ScanRequest(slices=3, slice=3), constants.BAD_REQUEST),
+                              (ttypes.ScanRequest(prefix=b"r/", slices=3, slice=2, cursor=page.cursor),
+                               constants.BAD_CURSOR)):
+            with self.assertRaises(ttypes.KvError) as caught:
+                self.connection.scan(CONTEXT, request)
+            self.assertEqual(caught.exception.code, code)
+
     def test_a_scan_goes_on_while_masters_move_and_die(self):
         expected = sorted(self.records)
         moves = [self.move_masters, lambda: self.cluster.nodes[3].kill_node(), lambda: self.cluster.nodes[3].start()]

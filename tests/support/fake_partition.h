@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "src/base/hash.h"
 #include "src/io/reactor.h"
 #include "src/model/partition.h"
 #include "src/model/point_write.h"
@@ -122,9 +123,17 @@ class FakePartition final : public Partition {
     size_t bytes = 0;
     for (auto& [key, record] : range) {
       if (page.rows.size() == spec.max_rows || bytes >= spec.max_bytes) co_return page;
+      if (!spec.slice.all()) {
+        // As a partition does: the record that reaches the bound is the last one.
+        if (page.examined == spec.max_examined) co_return page;
+        ++page.examined;
+        page.examined_to = page.examined == spec.max_examined ? key : "";
+        if (!spec.slice.Has(HashId(key))) continue;
+      }
       ScanRow row{key, spec.keys_only || spec.sizes_only ? "" : record.value, record.version, record.expires_at_ms};
       if (spec.sizes_only) row.value_bytes = static_cast<uint32_t>(record.value.size());
       if (row.bytes() > spec.hard_bytes) {
+        page.examined_to.clear();
         if (!page.rows.empty()) co_return page;
         row.unread_bytes = static_cast<uint32_t>(row.value.size());
         row.value.clear();
@@ -137,7 +146,7 @@ class FakePartition final : public Partition {
       scanned_bytes += row.bytes();
       page.rows.push_back(std::move(row));
     }
-    page.exhausted = true;
+    page.exhausted = page.examined_to.empty();
     co_return page;
   }
 

@@ -122,8 +122,12 @@ class FakeRangeNodes final : public RangeNodes {
       spec.sizes_only = scan.sizes_only;
       spec.max_rows = static_cast<size_t>(scan.limit_rows);
       spec.max_bytes = static_cast<size_t>(scan.limit_bytes);
-      Result<ScanPage> page = co_await MergeScan(SourcesOf(places), spec);
+      spec.max_examined = max_examined;
+      std::vector<MergeSource> sources = SourcesOf(places);
+      for (MergeSource& source : sources) source.filtered = true;
+      Result<ScanPage> page = co_await MergeScan(std::move(sources), spec);
       reply->success.exhausted = page->exhausted;
+      reply->success.examined_to = page->examined_to;
       ToRows(*page, scan.sizes_only, &reply->success.rows);
     }
     if (tamper_scan) tamper_scan(node, *args, reply);
@@ -243,6 +247,7 @@ class FakeRangeNodes final : public RangeNodes {
   std::vector<NodeId> masters;
   std::vector<int64_t> epochs;
   Nanos delay_ns = 100 * kMicrosecond;
+  size_t max_examined = 1000;  // of a scan of a slice
   std::set<NodeId> down, silent;
   bool refresh_publishes = true;
   int calls = 0, refreshes = 0, lose_deletes = 0;

@@ -129,6 +129,7 @@ class ScriptedNode final : public RpcService {
   Manners manners;
   int requests = 0, writes = 0, gets = 0, maps_asked = 0;
   std::vector<int32_t> budgets_ms;
+  std::vector<std::string> features = {"conditions", "levels", "out_of_order_replies"};
   api::Context last_context;
 
   Task<void> Stop() {
@@ -173,7 +174,7 @@ class ScriptedNode final : public RpcService {
   Task<void> Hello(RpcCall<api::Kv_hello_args, api::Kv_hello_result>* call) {
     server_->AllowOutOfOrderReplies(call->id);
     call->reply.success.accepted_features = {"out_of_order_replies"};
-    call->reply.success.features = {"conditions", "levels", "out_of_order_replies"};
+    call->reply.success.features = features;
     if (!manners.old_hello) call->reply.success.cluster_id = manners.cluster.value_or(cluster_.id).ToString();
     co_return;
   }

@@ -343,6 +343,32 @@ TEST(KvRequests, WhatASingleNodeCannotHonourIsRefused) {
   EXPECT_FALSE(CheckReadContext(retried)) << "reads ignore names";
 }
 
+TEST(KvRequests, Slices) {
+  const auto refused = [](int32_t slices, int32_t slice, const std::string& since = "") {
+    api::ScanRequest request;
+    request.slices = slices;
+    request.slice = slice;
+    request.since = since;
+    ScanRange range;
+    const Refusal whole = ToScanRange(request, &range), part = ToScanRange(request, nullptr, &range);
+    EXPECT_EQ(whole.has_value(), part.has_value());
+    if (whole) {
+      EXPECT_EQ(whole->code, api::g_pando_constants.BAD_REQUEST);
+    }
+    return whole.has_value();
+  };
+  EXPECT_FALSE(refused(0, 0));
+  EXPECT_FALSE(refused(1, 0));
+  EXPECT_FALSE(refused(65536, 65535));
+  EXPECT_TRUE(refused(65537, 0));
+  EXPECT_TRUE(refused(-1, 0));
+  EXPECT_TRUE(refused(0, 1));
+  EXPECT_TRUE(refused(8, 8));
+  EXPECT_TRUE(refused(8, -1));
+  EXPECT_FALSE(refused(0, 0, "token"));
+  EXPECT_TRUE(refused(1, 0, "token"));
+}
+
 TEST(KvRequests, OnlyAnonymousClientsAreGreeted) {
   api::HelloRequest hello;
   hello.client_name = "test";

@@ -106,6 +106,38 @@ TEST(Cursor, EveryFlippedBitAndEveryCutIsRefused) {
   EXPECT_FALSE(DecodeCursor(request, std::string(5000, 'x')).ok());
 }
 
+// A cursor names a key, so only the request says whose slice it is.
+TEST(Cursor, IsBoundToItsSlice) {
+  std::vector<api::ScanRequest> requests(5, Request());
+  requests[1].slices = 1;
+  requests[2].slices = 8;
+  requests[3].slices = 8;
+  requests[3].slice = 7;
+  requests[4] = requests[3];
+  requests[4].snapshot = "s";
+  for (size_t from = 0; from < requests.size(); ++from) {
+    const std::string cursor = EncodeCursor(requests[from], {kScanId, "user/17"});
+    for (size_t to = 0; to < requests.size(); ++to) {
+      EXPECT_EQ(DecodeCursor(requests[to], cursor).ok(), from == to) << from << " " << to;
+    }
+  }
+}
+
+// The hash of the tag decides for all keys that have it.
+TEST(ScanRange, ATagIsInOneSlice) {
+  api::ScanRequest request;
+  request.prefix = "{tag}/";
+  request.slices = 16;
+  int with_rows = 0;
+  for (; request.slice < request.slices; ++request.slice) {
+    Result<ScanRange> range = ScanRange::Of(request);
+    ASSERT_TRUE(range.ok());
+    EXPECT_EQ(!range->empty, range->slice.Has(HashId("{tag}/7")));
+    with_rows += range->empty ? 0 : 1;
+  }
+  EXPECT_EQ(with_rows, 1);
+}
+
 TEST(Cursor, IsBoundToItsRange) {
   const api::ScanRequest request = Request();
   const std::string cursor = EncodeCursor(request, {kScanId, "user/17"});

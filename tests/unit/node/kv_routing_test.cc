@@ -125,6 +125,26 @@ TEST_P(KvRoutingTest, ScansTheNamedPartitionsInOrder) {
   }
 }
 
+// A named partition may have hashes that are not of the slice.
+TEST_P(KvRoutingTest, ScansASliceOfTheNamedPartitions) {
+  PutAll(400);
+  api::ScanPartitionsRequest request;
+  request.partitions = {2, 3};  // of eight; the slice is the second third
+  request.scan.slices = 3;
+  request.scan.slice = 1;
+  std::vector<std::string> expected;
+  for (const std::string& key : KeysIn({2, 3})) {
+    if (HashSlice::Of(3, 1).Has(HashId(key))) expected.push_back(key);
+  }
+  auto reply = Scan(request);
+  ASSERT_TRUE(reply->__isset.success) << reply->error.message;
+  EXPECT_TRUE(reply->success.exhausted);
+  EXPECT_EQ(reply->success.examined_to, "");
+  std::vector<std::string> keys;
+  for (const api::Row& row : reply->success.rows) keys.push_back(row.key);
+  EXPECT_EQ(keys, expected);
+}
+
 TEST_P(KvRoutingTest, AfterKeyNeverWidensARange) {
   PutAll(100);
   api::ScanPartitionsRequest request;

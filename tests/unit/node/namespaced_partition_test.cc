@@ -2,8 +2,12 @@
 // but the namespace's records under their own keys.
 #include "src/node/namespaced_partition.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <set>
+
+#include "src/base/hash.h"
 #include "tests/support/engine_harness.h"
 #include "tests/support/sim_kernel.h"
 
@@ -128,6 +132,68 @@ TEST(NamespacedPartition, AnswersAsIfThereWereNothingElse) {
   SimKernel kernel{1};
   SimReactor* reactor = kernel.AddMachine()->Boot();
   ASSERT_TRUE(kernel.RunTask(*reactor, CompareWithPlain(reactor)));
+}
+
+// Reads one slice, in pages that look at few records.
+Task<void> WalkSlice(Partition* seen, HashSlice slice, bool reverse, std::vector<std::string>* keys) {
+  ScanSpec spec;
+  spec.slice = slice;
+  spec.reverse = reverse;
+  spec.max_examined = 7;
+  spec.max_rows = 5;
+  const size_t before = keys->size();
+  for (;;) {
+    auto page = co_await seen->Scan(spec);
+    EXPECT_OK(page.status());
+    if (!page.ok()) co_return;
+    EXPECT_LE(page->examined, slice.all() ? 0u : 8u);
+    for (const ScanRow& row : page->rows) {
+      EXPECT_TRUE(slice.Has(HashId(row.key)));
+      EXPECT_EQ(row.value, row.key.ends_with("0") ? std::string(20'000, 'v') : row.key);
+      const bool in_order = keys->size() == before || (keys->back() < row.key) != reverse;
+      EXPECT_TRUE(in_order) << row.key;
+      keys->push_back(row.key);
+    }
+    const std::string* read_to = page->read_to();
+    if (read_to == nullptr) co_return;
+    (reverse ? spec.end : spec.start) = *read_to;
+    spec.start_exclusive = !reverse;
+  }
+}
+
+// Among records of another namespace, some of them with values of their own.
+Task<void> ReadSlices(Reactor* reactor) {
+  Setup setup;
+  setup.store.namespaced = true;
+  auto opened = co_await OpenEngine(*reactor, setup);
+  EXPECT_OK(opened.status());
+  if (!opened.ok()) co_return;
+  Partition* stored = (*opened)->partition(0);
+  NamespacedPartition seen(KeySpace(kDefaultNamespace), stored);
+  std::set<std::string> all;
+  for (int i = 0; i < 150; ++i) {
+    const std::string key = fmt::format("k{:03}", i);
+    co_await Write(&seen, PutOp(key, i % 10 == 0 ? std::string(20'000, 'v') : key));
+    co_await Write(stored, PutOp(KeySpace(1).Stored(key), "of another namespace"));
+    all.insert(key);
+  }
+  for (const uint32_t slices : {1u, 3u, 16u}) {
+    for (const bool reverse : {false, true}) {
+      std::vector<std::string> keys;
+      for (uint32_t slice = 0; slice < slices; ++slice) {
+        co_await WalkSlice(&seen, HashSlice::Of(slices, slice), reverse, &keys);
+      }
+      EXPECT_EQ(keys.size(), all.size());
+      EXPECT_EQ(std::set<std::string>(keys.begin(), keys.end()), all);
+    }
+  }
+  EXPECT_OK(co_await (*opened)->Close(/*checkpoint=*/true));
+}
+
+TEST(NamespacedPartition, SlicesHaveEachRowOnce) {
+  SimKernel kernel{1};
+  SimReactor* reactor = kernel.AddMachine()->Boot();
+  ASSERT_TRUE(kernel.RunTask(*reactor, ReadSlices(reactor)));
 }
 
 }  // namespace

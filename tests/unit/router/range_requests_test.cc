@@ -73,6 +73,161 @@ TEST_F(RangeRequestsTest, ScansInOrderBothWaysAndInsideATag) {
   EXPECT_EQ(ScanAll(request), all_);
 }
 
+// Whether slices are larger than partitions or smaller, or lie across them: together they have each row once.
+TEST_F(RangeRequestsTest, SlicesHaveEachRowOnce) {
+  Fill(400);
+  nodes_->max_examined = 30;
+  for (const int32_t slices : {1, 2, 3, 8, 11, 40}) {
+    for (const bool reverse : {false, true}) {
+      SCOPED_TRACE(slices);
+      api::ScanRequest request;
+      request.slices = slices;
+      request.reverse = reverse;
+      request.limit_rows = 25;
+      std::vector<std::string> all;
+      for (request.slice = 0; request.slice < slices; ++request.slice) {
+        const std::vector<std::string> keys = ScanAll(request);
+        if (reverse) {
+          EXPECT_TRUE(std::is_sorted(keys.rbegin(), keys.rend()));
+        } else {
+          EXPECT_TRUE(std::is_sorted(keys.begin(), keys.end()));
+        }
+        all.insert(all.end(), keys.begin(), keys.end());
+      }
+      std::sort(all.begin(), all.end());
+      EXPECT_EQ(all, all_);
+    }
+  }
+}
+
+// Only the nodes that have a part of it are asked.
+TEST_F(RangeRequestsTest, ASliceIsReadFromFewPartitions) {
+  Fill(100);
+  nodes_->down = {2, 3};
+  api::ScanRequest request;
+  request.slices = 16;
+  for (const int32_t slice : {0, 1, 6, 7}) {  // of the partitions 0 and 3, of node 1
+    request.slice = slice;
+    const int before = nodes_->calls;
+    auto reply = Scan(request, 300);
+    EXPECT_TRUE(reply->__isset.success) << reply->error.message;
+    EXPECT_EQ(nodes_->calls, before + 1);
+  }
+  request.slices = 8;
+  request.slice = 1;
+  EXPECT_FALSE(Scan(request, 300)->__isset.success);
+  // A tag is in one slice; the others need nobody.
+  request.prefix = "{tag}/";
+  nodes_->down = {1, 2, 3};
+  int answered = 0;
+  for (request.slice = 0; request.slice < request.slices; ++request.slice) {
+    answered += Scan(request, 100)->__isset.success ? 1 : 0;
+  }
+  EXPECT_EQ(answered, 7);
+}
+
+// Rows of other slices do not make a page long, nor the wait for it.
+TEST_F(RangeRequestsTest, APageOfASliceMayHaveNoRow) {
+  Fill(1000);
+  nodes_->max_examined = 10;
+  api::ScanRequest request;
+  request.slices = 60'000;
+  request.slice = 59'999;
+  int pages = 0;
+  EXPECT_LE(ScanAll(request, &pages).size(), 1u);
+  EXPECT_GT(pages, 8);
+  EXPECT_LT(pages, 20);
+}
+
+TEST_F(RangeRequestsTest, ASliceGoesOnWhilePartitionsMove) {
+  Fill(500);
+  nodes_->max_examined = 50;
+  api::ScanRequest request;
+  request.limit_rows = 20;
+  request.slices = 3;
+  std::vector<std::string> keys;
+  for (request.slice = 0; request.slice < 3; ++request.slice) {
+    request.cursor.clear();
+    for (uint32_t page = 0;; ++page) {
+      auto reply = Scan(request);
+      ASSERT_TRUE(reply->__isset.success) << reply->error.message;
+      for (const api::Row& row : reply->success.rows) keys.push_back(row.key);
+      request.cursor = reply->success.cursor;
+      if (request.cursor.empty()) break;
+      nodes_->Move(page % 8, 1 + (nodes_->masters[page % 8] % 3));
+    }
+  }
+  std::sort(keys.begin(), keys.end());
+  EXPECT_EQ(keys, all_);
+}
+
+TEST_F(RangeRequestsTest, BadSlices) {
+  Fill(50);
+  api::ScanRequest request;
+  request.slices = 4;
+  request.slice = 4;
+  EXPECT_EQ(Scan(request)->error.code, kConst.BAD_REQUEST);
+  request.slice = 1;
+  request.limit_rows = 3;
+  const std::string cursor = Scan(request)->success.cursor;
+  ASSERT_FALSE(cursor.empty());
+  request.cursor = cursor;
+  EXPECT_TRUE(Scan(request)->__isset.success);
+  request.slice = 2;
+  EXPECT_EQ(Scan(request)->error.code, kConst.BAD_CURSOR);
+  request.slices = 0, request.slice = 0;
+  EXPECT_EQ(Scan(request)->error.code, kConst.BAD_CURSOR);
+}
+
+// CV1.
+TEST_F(RangeRequestsTest, NoAnswerOfANodeMakesASliceShort) {
+  Fill(300);
+  using Reply = api::Routing_scanPartitions_result;
+  using Tamper = void (*)(Reply*);
+  const std::map<std::string, Tamper> tampers = {
+      {"half the partitions", [](Reply* r) { r->success.covered.resize(r->success.covered.size() / 2); }},
+      {"a partition twice", [](Reply* r) { r->success.covered.push_back(r->success.covered.front()); }},
+      {"an overlap", [](Reply* r) { r->success.covered.back().first_hash -= 1; }},
+      {"a gap", [](Reply* r) { r->success.covered.front().last_hash -= 1; }},
+      {"an end outside", [](Reply* r) { r->success.exhausted = false, r->success.examined_to = "a"; }},
+      {"an end before the last row",
+       [](Reply* r) { r->success.exhausted = false, r->success.examined_to = r->success.rows.front().key; }},
+      {"more without rows",
+       [](Reply* r) { r->success.rows.clear(), r->success.examined_to.clear(), r->success.exhausted = false; }},
+  };
+  api::ScanRequest request;
+  request.prefix = "k/";
+  request.slices = 3;
+  for (const auto& [name, tamper] : tampers) {
+    SCOPED_TRACE(name);
+    nodes_->tamper_scan = [tamper = tamper](NodeId node, const auto&, Reply* reply) {
+      if (node == 1) tamper(reply);
+    };
+    auto reply = Scan(request, 300);
+    EXPECT_FALSE(reply->__isset.success);
+    EXPECT_EQ(reply->error.code, kConst.UNAVAILABLE) << reply->error.message;
+  }
+  // Rows of another slice.
+  nodes_->tamper_scan = [](NodeId node, const auto&, Reply* reply) {
+    for (int i = 0; node == 3; ++i) {  // whose partition 2 is only in part in the slice
+      const std::string key = fmt::format("k/{:05}/x", i);
+      const uint64_t hash = HashId(key);
+      const auto is_here = [hash](const api::Covered& c) {
+        return static_cast<uint64_t>(c.first_hash) <= hash && hash <= static_cast<uint64_t>(c.last_hash);
+      };
+      const auto& covered = reply->success.covered;
+      if (std::none_of(covered.begin(), covered.end(), is_here) || HashSlice::Of(3, 0).Has(hash)) continue;
+      reply->success.rows.resize(1);
+      reply->success.rows[0].key = key;
+      reply->success.exhausted = true;
+      break;
+    }
+  };
+  auto reply = Scan(request, 300);
+  EXPECT_FALSE(reply->__isset.success);
+  EXPECT_THAT(reply->error.message, HasSubstr("slice"));
+}
+
 TEST_F(RangeRequestsTest, EmptyNodesAndAnEmptyCluster) {
   EXPECT_TRUE(ScanAll(api::ScanRequest()).empty());
   Fill(3);

@@ -11,6 +11,30 @@ using testing::HasSubstr;
 
 // -- long calls
 
+// What a node can do and the router would not pass on is not announced; nor is what the node cannot do.
+TEST_F(RouterTest, AnnouncesWhatBothCanDo) {
+  struct Body {
+    static Task<void> Run(RpcClient* client, api::Kv_hello_result* hello, api::Kv_scan_result* scan) {
+      api::Kv_hello_args args;
+      args.request.api_version = 2;
+      CHECK((co_await client->Call("hello", &args, hello, kSecond)).ok());
+      api::Kv_scan_args of_slice;
+      of_slice.request.slices = 2;
+      CHECK((co_await client->Call("scan", &of_slice, scan, 60 * kSecond)).ok());
+    }
+  };
+  for (auto& node : nodes_) node->features = {"levels", "time_travel", "out_of_order_replies"};
+  api::Kv_hello_result hello;
+  api::Kv_scan_result scan;
+  const Nanos began_ns = kernel_.now_ns();
+  kernel_.RunTask(*at_client_, Body::Run(client_.get(), &hello, &scan));
+  EXPECT_THAT(hello.success.features, testing::UnorderedElementsAre("levels", "out_of_order_replies"));
+  // Such a node would read the rows of all slices.
+  EXPECT_EQ(scan.error.code, api::g_pando_constants.BAD_REQUEST);
+  EXPECT_THAT(scan.error.message, HasSubstr("cannot read slices"));
+  EXPECT_LT(kernel_.now_ns() - began_ns, kSecond);
+}
+
 // UP3.
 TEST_F(RouterTest, TheLongCallsOfOneClientLeaveRoomForOthers) {
   Put(KeyIn(0), "zero");
