@@ -9,6 +9,7 @@
 #include <string>
 
 #include "src/kvapi/kv_errors.h"
+#include "src/router/client_share.h"
 #include "src/router/route_keeper.h"
 #include "src/rpc/rpc_dispatch.h"
 
@@ -21,10 +22,7 @@ inline constexpr Nanos kReplicaPatienceNs = kSecond;
 struct CallTerms {
   CallTerms(Nanos deadline) : deadline_ns(deadline) {}  // NOLINT: a call of the router itself
   explicit CallTerms(const RpcCallBase& of)
-      : deadline_ns(of.deadline_ns),
-        client(reinterpret_cast<uintptr_t>(of.id.connection)),
-        memory(&of.server->account()),
-        call(&of) {}
+      : deadline_ns(of.deadline_ns), client(ClientOf(of)), memory(&of.server->account()), call(&of) {}
   CallTerms Until(Nanos until_ns) const {
     CallTerms terms = *this;
     terms.deadline_ns = std::min(deadline_ns, until_ns);
@@ -40,6 +38,13 @@ struct CallTerms {
   BudgetAccount* memory = nullptr;    // for the decoded reply; null: it is small, and not counted
   const RpcCallBase* call = nullptr;  // null: it goes on without the client
   static constexpr uint64_t kRouterItself = 1;
+
+ private:
+  // A connection that has ended gets no answer: it needs no more than a share that nobody else has.
+  static uint64_t ClientOf(const RpcCallBase& of) {
+    const Identity* identity = of.server->IdentityOf(of.id);
+    return identity != nullptr ? ShareOf(*identity) : reinterpret_cast<uintptr_t>(of.id.connection);
+  }
 };
 
 struct NodeAnswer {

@@ -83,8 +83,8 @@ class Upstream {
   // Ends the connections, and the calls on them with kAborted.
   Task<void> Stop();
 
-  // A connection for a call, of this client (RpcExchange::owner). kUnavailable: there is none, and why; kOverloaded:
-  // too many calls are in progress.
+  // A connection for a call, of this client (RpcExchange::owner, client_share.h). kUnavailable: there is none, and why;
+  // kOverloaded: too many calls are in progress.
   Result<std::shared_ptr<Link>> Pick(CallKind kind, uint64_t client = 0);
   // What came of a call: the node has answered it, or has not within `waited_ns`. A short wait proves nothing.
   void NoteAnswer() { silent_calls_ = 0; }

@@ -290,8 +290,8 @@ Task<void> WatchRouter::Watch(WatchCall* call) {
   const size_t mine = waiting_of_.contains(client) ? waiting_of_[client] : 0;
   if (mine >= kShare * (kMaxWaiting - waiting)) {  // RW3
     metrics_.refused_total.Add();
-    SetError(&call->reply, MakeBusy(fmt::format("{} watchers already wait on this reactor of a router, {} of them on "
-                                                "this connection, and the limit of each reactor is {}: try again later",
+    SetError(&call->reply, MakeBusy(fmt::format("{} watchers already wait on this reactor of a router, {} of them of "
+                                                "this client, and the limit of each reactor is {}: try again later",
                                                 waiting, mine, kMaxWaiting),
                                     kWatchRetryMs));
     co_return;

@@ -696,18 +696,24 @@ TEST_F(WatchRouterTest, OneClientDoesNotTakeThePlacesOfAllWatchers) {
   api::Kv_watch_args args;
   args.request.wait_ms = 2000;
   TaskGroup watches;
-  RpcClient other(*at_client_);
-  CHECK(kernel_.RunTask(*at_client_, other.Connect("10.0.1.1", port_, kSecond))->ok());
-  for (api::Kv_watch_result& result : results) watches.Spawn(Body::Run(client_.get(), &args, &result));
+  SimReactor* elsewhere = kernel_.AddMachine("10.0.2.2")->Boot();
+  RpcClient second(*at_client_), other(*elsewhere);
+  CHECK(kernel_.RunTask(*at_client_, second.Connect("10.0.1.1", port_, kSecond))->ok());
+  CHECK(kernel_.RunTask(*elsewhere, other.Connect("10.0.1.1", port_, kSecond))->ok());
+  // However many connections it has.
+  for (size_t i = 0; i < results.size(); ++i) {
+    watches.Spawn(Body::Run(i % 2 == 0 ? client_.get() : &second, &args, &results[i]));
+  }
   kernel_.RunFor(100 * kMillisecond);
   api::Kv_watch_result result;
-  kernel_.RunTask(*at_client_, Body::Run(&other, &args, &result));
+  kernel_.RunTask(*elsewhere, Body::Run(&other, &args, &result));
   EXPECT_TRUE(result.__isset.success) << result.error.message;
   kernel_.RunFor(5 * kSecond);
   size_t refused = 0;
   for (const api::Kv_watch_result& r : results) refused += r.error.code == kConst.OVERLOADED ? 1 : 0;
   EXPECT_EQ(refused, 21u);
-  kernel_.RunTask(*at_client_, other.Close());
+  kernel_.RunTask(*at_client_, second.Close());
+  kernel_.RunTask(*elsewhere, other.Close());
 }
 
 // The changes of all nodes together may be more than a frame holds.

@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "src/router/client_share.h"
+#include "src/router/node_calls.h"
 #include "tests/support/router_harness.h"
 
 namespace pando {
@@ -10,6 +12,56 @@ namespace {
 using testing::HasSubstr;
 
 // -- long calls
+
+// UP3: however many connections it has.
+TEST_F(RouterTest, TheLongCallsOfOneHostLeaveRoomForOthers) {
+  Put(KeyIn(0), "zero");
+  MasterOf(0).manners.delay_ns = 2 * kSecond;
+  struct Body {
+    static Task<void> Run(RpcClient* client, std::string key, api::Kv_multiGet_result* result) {
+      api::Kv_multiGet_args args;
+      args.context = Budget(1000);
+      args.request.keys = {std::move(key)};
+      CHECK((co_await client->Call("multiGet", &args, result, 60 * kSecond)).ok());
+    }
+  };
+  constexpr size_t kConnections = 6, kCalls = 40;
+  std::vector<std::unique_ptr<RpcClient>> clients;
+  for (size_t i = 0; i < kConnections; ++i) {
+    clients.push_back(std::make_unique<RpcClient>(*at_client_));
+    CHECK(kernel_.RunTask(*at_client_, clients.back()->Connect(kRouterHost, 7430, kSecond))->ok());
+  }
+  const int before = MasterOf(0).requests;
+  std::vector<api::Kv_multiGet_result> results(kConnections * kCalls);
+  TaskGroup calls;
+  for (size_t i = 0; i < results.size(); ++i) {
+    calls.Spawn(Body::Run(clients[i % kConnections].get(), KeyIn(0), &results[i]));
+  }
+  kernel_.RunFor(500 * kMillisecond);
+  EXPECT_LE(MasterOf(0).requests - before, static_cast<int>(Upstream::kMaxLongCalls * 2 / 3));
+  EXPECT_GT(keeper_->metrics().upstream.refused_share_total.value(), 0u);
+  kernel_.RunFor(5 * kSecond);
+  EXPECT_EQ(calls.running(), 0u);
+  for (auto& client : clients) kernel_.RunTask(*at_client_, client->Close());
+}
+
+TEST(ClientShare, IsOfAHostOrOfAPrincipal) {
+  const auto share = [](std::string address, std::string principal = "") {
+    Identity identity;
+    identity.address = std::move(address);
+    identity.principal = std::move(principal);
+    return ShareOf(identity);
+  };
+  EXPECT_EQ(share("10.0.0.1:5000"), share("10.0.0.1:6000"));
+  EXPECT_NE(share("10.0.0.1:5000"), share("10.0.0.2:5000"));
+  EXPECT_EQ(share("10.0.0.1:5000"), share("[::ffff:10.0.0.1]:5000")) << "the same host";
+  EXPECT_EQ(share("[2001:db8::1]:5000"), share("[2001:db8::2:0:0:9]:5000"));
+  EXPECT_NE(share("[2001:db8::1]:5000"), share("[2001:db8:0:1::1]:5000"));
+  EXPECT_EQ(share("10.0.0.1:5000", "ann"), share("10.0.0.2:5000", "ann"));
+  EXPECT_NE(share("10.0.0.1:5000", "ann"), share("10.0.0.1:5000", "bob"));
+  EXPECT_NE(share("10.0.0.1:5000", "ann"), share("10.0.0.1:5000"));
+  for (int i = 0; i < 1000; ++i) EXPECT_GT(share(fmt::format("host{}", i)), CallTerms::kRouterItself);
+}
 
 // What a node can do and the router would not pass on is not announced; nor is what the node cannot do.
 TEST_F(RouterTest, AnnouncesWhatBothCanDo) {
@@ -51,16 +103,17 @@ TEST_F(RouterTest, TheLongCallsOfOneClientLeaveRoomForOthers) {
   TaskGroup calls;
   for (api::Kv_multiGet_result& result : results) calls.Spawn(Body::Run(client_.get(), KeyIn(0), &result));
   kernel_.RunFor(100 * kMillisecond);
-  RpcClient other(*at_client_);
-  CHECK(kernel_.RunTask(*at_client_, other.Connect(kRouterHost, 7430, kSecond))->ok());
+  SimReactor* elsewhere = kernel_.AddMachine("10.0.2.2")->Boot();
+  RpcClient other(*elsewhere);
+  CHECK(kernel_.RunTask(*elsewhere, other.Connect(kRouterHost, 7430, kSecond))->ok());
   api::Kv_multiGet_result result;
-  kernel_.RunTask(*at_client_, Body::Run(&other, KeyIn(0), &result));
+  kernel_.RunTask(*elsewhere, Body::Run(&other, KeyIn(0), &result));
   ASSERT_EQ(result.success.items.size(), 1u) << result.error.message;
   EXPECT_EQ(result.success.items[0].record.value, "zero") << result.success.items[0].error.message;
   EXPECT_GT(keeper_->metrics().upstream.refused_share_total.value(), 0u);
   kernel_.RunFor(5 * kSecond);
   EXPECT_EQ(calls.running(), 0u);
-  kernel_.RunTask(*at_client_, other.Close());
+  kernel_.RunTask(*elsewhere, other.Close());
 }
 
 // Answers take memory when they come: what there is no room for is asked for again, or shed.
