@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 
+#include "gen-cpp/routing_types.h"
 #include "src/kvapi/kv_errors.h"
 #include "src/router/client_share.h"
 #include "src/router/route_keeper.h"
@@ -60,6 +61,17 @@ bool HasCode(const Reply& reply, ApiCode code) {
   return reply.__isset.error && reply.error.code == static_cast<int32_t>(code);
 }
 
+// What an entry of the lists of this reply takes when it is decoded, with what allocating its strings costs.
+template <typename Reply>
+constexpr size_t EntryBytesOf() {
+  constexpr size_t kStringsBytes = 64;
+  static_assert(sizeof(api::Covered) <= sizeof(api::Row) && sizeof(api::SampledKey) <= sizeof(api::Row));
+  static_assert(sizeof(api::WriteResult) + kStringsBytes <= kReplyEntryBytes);
+  static_assert(sizeof(api::MultiGetItem) + kStringsBytes <= kReplyEntryBytes);
+  constexpr bool of_range = requires(Reply reply) { reply.success.covered; };
+  return of_range ? sizeof(api::Row) + kStringsBytes : kReplyEntryBytes;
+}
+
 // Calls `method` of the node. If `outdated` is given, the call is given up (kAborted) when it returns true of a newer
 // map: only for calls that may be made again. `is_write`: it carries what the router has seen (RouteKeeper::hlc).
 // `args->context.budget_ms` is set to what is left. Both outlive the task, and the reply must be fresh.
@@ -88,6 +100,7 @@ Task<NodeAnswer> CallNode(RouteKeeper* keeper, std::shared_ptr<Upstream> node, C
   call.must_arrive = is_write;
   MemoryGrant memory(terms.memory);
   if (terms.memory != nullptr) call.memory = &memory;
+  call.entry_bytes = EntryBytesOf<Reply>();
   if (kind == CallKind::kLong) call.owner = terms.client;
   if (Status refused = link->client->SendArgs(method, *args); !refused.ok()) {
     co_return NodeAnswer{std::move(refused), false};

@@ -3,6 +3,7 @@
 // beyond it is visited again by the next call.
 #include <algorithm>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -27,7 +28,7 @@ struct Deletion {
   // By partition: what was visited of it. Those that are not here were not visited.
   struct Visited {
     bool exhausted = false;
-    std::string last_key;
+    std::shared_ptr<const std::string> last_key;  // of its share: it may be long, and they may be many
     api::Covered covered;
   };
   std::map<int32_t, Visited> visited;
@@ -56,10 +57,11 @@ Task<void> DeletePart(RangeAsk* ask, NodeShare share, size_t limit, Deletion* de
                                   reply.error.applied == static_cast<int32_t>(ApiApplied::kUnknown));
     co_return;
   }
-  const api::DeletePartitionsReply& part = reply.success;
+  api::DeletePartitionsReply& part = reply.success;
   deletion->removed += part.removed;
+  const auto last_key = std::make_shared<const std::string>(std::move(part.last_key));
   for (const api::Covered& covered : part.covered) {
-    deletion->visited[covered.partition] = {part.exhausted, part.last_key, covered};
+    deletion->visited[covered.partition] = {part.exhausted, last_key, covered};
   }
 }
 
@@ -106,7 +108,7 @@ std::optional<std::string> PositionOf(const Deletion& deletion, bool all_visited
   if (!all_visited) return begin;
   std::optional<std::string> position;
   for (const auto& [id, visited] : deletion.visited) {
-    if (!visited.exhausted && (!position || visited.last_key < *position)) position = visited.last_key;
+    if (!visited.exhausted && (!position || *visited.last_key < *position)) position = *visited.last_key;
   }
   if (position) position = std::max(*position, begin);
   return position;
@@ -124,7 +126,7 @@ Task<void> RouteDeleteRange(RangeNodes* nodes, DeleteRangeCall* call) {
   const Uuid cluster = nodes->map().cluster_id();
   if (Refuse(call, ToScanRange(request, &deletion.range, cluster))) co_return;
   const uint64_t scan_id = ScanIdOf(deletion.range, call->server->reactor());
-  const size_t bytes = nodes->map().nodes().size() * kReplyBytes + nodes->map().routes().size() * 256;
+  const size_t bytes = MostSharesOf(nodes->map()) * kReplyBytes + nodes->map().routes().size() * 384;
   if (!call->memory.TryGrow(bytes)) {
     Refuse(call, Refusal(call->server->OverloadedError(bytes)));
     co_return;

@@ -186,8 +186,9 @@ Task<Result<RangeSample>> NodePart::Sample(ScanRange range, size_t keys_per_part
   args.request.range.end_key = range.end;
   args.request.range.snapshot = ask_.snapshot();
   args.request.keys_per_partition = static_cast<int32_t>(keys_per_partition);
-  const NodeAnswer answer = co_await ask_.nodes().Sample(share_.node, &args, &reply, ask_.terms());
+  NodeAnswer answer = co_await ask_.nodes().Sample(share_.node, &args, &reply, ask_.terms());
   CO_RETURN_IF_ERROR(ask_.Take(share_, answer, &reply));
+  sample_memory_ = std::move(answer.memory);
   Status fits = NoteCovered(std::move(reply.success.covered));
   RangeSample sample;
   sample.count = static_cast<uint64_t>(reply.success.count);

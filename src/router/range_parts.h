@@ -133,6 +133,7 @@ class NodePart final : public RangeReads {
   RangeAsk& ask_;
   const NodeShare share_;
   std::vector<api::Covered> covered_;
+  MemoryGrant sample_memory_;  // of the sample that it has returned
 };
 
 }  // namespace pando

@@ -117,15 +117,14 @@ class RpcClient final : private ConnectionHandler, private TurnHook {
   }
   template <typename Reply>
   struct TypedCall final : RpcExchange {
-    // The memory that a decoded reply takes, for each byte that is encoded.
-    static constexpr size_t kDecodedBytes = 2;
     Reply* reply = nullptr;
-    MemoryGrant* memory = nullptr;  // grows by what the decoded reply takes; null: not counted
+    MemoryGrant* memory = nullptr;          // grows by what the decoded reply takes, before it does; null: not counted
+    size_t entry_bytes = kReplyEntryBytes;  // that an entry of its lists takes
     Status OnReply(const MessageHeader& header, std::string_view body, ThriftCodec* codec) override {
       if (header.type == apache::thrift::protocol::T_EXCEPTION) return ToStatus(header, body, codec);
-      if (memory != nullptr && !memory->TryGrow(kDecodedBytes * body.size()) && !must_arrive)
-        return NoMemory(body.size());
-      return codec->Read(header.protocol, body, reply);
+      if (memory == nullptr) return codec->Read(header.protocol, body, reply);
+      Status read = codec->ReadReply(header.protocol, body, reply, memory, entry_bytes, must_arrive);
+      return read.code() == Code::kOverloaded ? NoMemory(body.size()) : read;
     }
   };
 

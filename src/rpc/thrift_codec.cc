@@ -80,8 +80,9 @@ Status DecodeMessageHeader(std::string_view* frame, MessageHeader* header) {
 
 void ListBudget::Charge(uint32_t more, bool numbers) {
   if (memory == nullptr || more == 0) return;
-  if (numbers) {
-    if (memory->TryGrow(more * sizeof(int32_t))) return;
+  const bool of_request = entry_bytes == 0;
+  if (numbers || !of_request) {
+    if (memory->TryGrow(more * (numbers ? sizeof(int32_t) : entry_bytes)) || must_arrive) return;
     refused = true;
     throw TProtocolException(TProtocolException::SIZE_LIMIT, "no memory for a list");
   }
@@ -105,7 +106,7 @@ void ThriftCodec::MakeProtocols() {
 
 Status ThriftCodec::ReadFailed(const std::exception& e) {
   MakeProtocols();  // a protocol object that has thrown is left in an undefined state
-  if (lists_.refused) return Error(Code::kOverloaded, "the node has no memory for the lists of this request");
+  if (lists_.refused) return Error(Code::kOverloaded, "this process has no memory for the lists of this message");
   if (const auto* p = dynamic_cast<const TProtocolException*>(&e)) {
     switch (p->getType()) {
       case TProtocolException::SIZE_LIMIT:

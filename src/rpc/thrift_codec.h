@@ -59,13 +59,19 @@ struct MessageHeader {
 // kInvalidArgument if the frame is not Thrift.
 Status DecodeMessageHeader(std::string_view* frame, MessageHeader* header);
 
-// Limits the lists of the request that is being decoded, and reserves memory for them. Without
-// `memory`, the frame is not a request, and kMaxContainerEntries is the only limit.
+// The memory that an entry of a list of structs in a reply takes, if nothing smaller is known: the decoded struct, and
+// what allocating its strings costs besides their bytes.
+inline constexpr size_t kReplyEntryBytes = 640;
+
+// Limits the lists of the frame that is being decoded, and reserves memory for them. Without `memory`,
+// kMaxContainerEntries is the only limit; so it is for a reply (entry_bytes).
 struct ListBudget {
   MemoryGrant* memory = nullptr;
   uint32_t entries = 0;  // of this request
   bool refused = false;
   uint64_t entries_total = 0;
+  size_t entry_bytes = 0;    // of a reply: what each entry takes; 0: it is a request
+  bool must_arrive = false;  // it is decoded also if memory is short
   // Throws if the request has too many entries, or if the memory cannot be reserved. `numbers`: they are i32, such as
   // the partitions that a router names, which take little and are limited only by kMaxContainerEntries.
   void Charge(uint32_t more, bool numbers);
@@ -99,26 +105,17 @@ class ThriftCodec {
   // when `memory` is given but cannot grow by what the lists need.
   template <typename T>
   Status Read(WireProtocol protocol, std::string_view body, T* value, MemoryGrant* memory = nullptr) {
-    transport_->SetInput(body);
     lists_ = {memory, 0, false, lists_.entries_total};
-    // No string can be longer than the frame that holds it.
-    auto limit = static_cast<int32_t>(body.size());
-    try {
-      if (protocol != WireProtocol::kCompact) {
-        binary_->setStringSizeLimit(limit);
-        value->read(binary_.get());
-      } else if (limit <= kSmallFrameBytes) {
-        value->read(compact_.get());
-      } else {
-        // The compact protocol gets its limit at construction, and keeps the largest string buffer
-        // that it ever allocated. A large frame therefore gets a protocol object of its own.
-        CompactProtocol large(&lists_, transport_, limit, kMaxContainerEntries);
-        value->read(&large);
-      }
-      return {};
-    } catch (const std::exception& e) {
-      return ReadFailed(e);
-    }
+    return Decode(protocol, body, value);
+  }
+  // The same for a reply to this process: strings and lists are counted, each entry of a list of structs with so many
+  // bytes. `must_arrive`: it is decoded also if memory is short.
+  template <typename T>
+  Status ReadReply(WireProtocol protocol, std::string_view body, T* value, MemoryGrant* memory, size_t entry_bytes,
+                   bool must_arrive) {
+    lists_ = {memory, 0, false, lists_.entries_total, entry_bytes, must_arrive};
+    if (!memory->TryGrow(body.size()) && !must_arrive) return Error(Code::kOverloaded, "no memory for a reply");
+    return Decode(protocol, body, value);
   }
 
   // Appends one whole frame to `out`. `Body` is a generated args or result struct.
@@ -153,6 +150,29 @@ class ThriftCodec {
   using BinaryProtocol = BudgetedProtocol<apache::thrift::protocol::TBinaryProtocolT<FrameTransport>>;
   using CompactProtocol = BudgetedProtocol<apache::thrift::protocol::TCompactProtocolT<FrameTransport>>;
   static constexpr int32_t kSmallFrameBytes = 64 << 10;
+
+  template <typename T>
+  Status Decode(WireProtocol protocol, std::string_view body, T* value) {
+    transport_->SetInput(body);
+    // No string can be longer than the frame that holds it.
+    auto limit = static_cast<int32_t>(body.size());
+    try {
+      if (protocol != WireProtocol::kCompact) {
+        binary_->setStringSizeLimit(limit);
+        value->read(binary_.get());
+      } else if (limit <= kSmallFrameBytes) {
+        value->read(compact_.get());
+      } else {
+        // The compact protocol gets its limit at construction, and keeps the largest string buffer
+        // that it ever allocated. A large frame therefore gets a protocol object of its own.
+        CompactProtocol large(&lists_, transport_, limit, kMaxContainerEntries);
+        value->read(&large);
+      }
+      return {};
+    } catch (const std::exception& e) {
+      return ReadFailed(e);
+    }
+  }
 
   size_t BeginFrame(const MessageHeader& header, std::string* out);
   static void EndFrame(size_t start, std::string* out);

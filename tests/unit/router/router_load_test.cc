@@ -87,6 +87,34 @@ TEST_F(RouterTest, AnnouncesWhatBothCanDo) {
   EXPECT_LT(kernel_.now_ns() - began_ns, kSecond);
 }
 
+// What rows take when they are decoded is more than what they take on the wire.
+TEST(DecodedReply, IsCountedAsWhatItTakes) {
+  api::Routing_scanPartitions_result sent, read;
+  sent.__isset.success = true;
+  for (int i = 0; i < 10'000; ++i) sent.success.rows.emplace_back().key = fmt::format("k{}", i);
+  ThriftCodec codec;
+  std::string wire;
+  codec.WriteStruct(sent, &wire);
+  MemoryBudget budget(64 << 20);
+  BudgetAccount account(&budget);
+  MemoryGrant memory(&account);
+  constexpr size_t kEntry = EntryBytesOf<api::Routing_scanPartitions_result>();
+  ASSERT_TRUE(codec.ReadReply(WireProtocol::kBinary, wire, &read, &memory, kEntry, false).ok());
+  EXPECT_GE(memory.bytes(), wire.size() + 10'000 * sizeof(api::Row));
+  EXPECT_GT(memory.bytes(), 2 * wire.size());
+  memory.ReleaseAll();
+  // Nothing is decoded that there is no memory for, unless it must be.
+  MemoryGrant taken(&account);
+  ASSERT_TRUE(taken.TryGrow((64u << 20) - wire.size() - (256u << 10)));
+  api::Routing_scanPartitions_result refused;
+  const Status status = codec.ReadReply(WireProtocol::kBinary, wire, &refused, &memory, kEntry, false);
+  EXPECT_EQ(status.code(), Code::kOverloaded) << status.message();
+  EXPECT_TRUE(refused.success.rows.empty());
+  memory.ReleaseAll();
+  ASSERT_TRUE(codec.ReadReply(WireProtocol::kBinary, wire, &refused, &memory, kEntry, true).ok());
+  EXPECT_EQ(refused.success.rows.size(), 10'000u);
+}
+
 // UP3.
 TEST_F(RouterTest, TheLongCallsOfOneClientLeaveRoomForOthers) {
   Put(KeyIn(0), "zero");
