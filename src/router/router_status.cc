@@ -4,13 +4,14 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <unordered_map>
 #include <utility>
 
 namespace pando {
 
 namespace {
 
-constexpr size_t kMostNamed = 100;  // partitions in a list
+constexpr size_t kMostNamed = 100, kMostInJson = 1000;  // partitions in a list
 
 double Milliseconds(Nanos ns) { return static_cast<double>(ns) / 1e6; }
 
@@ -28,17 +29,50 @@ std::string Escape(std::string_view text) {
   return out;
 }
 
-std::string ListOf(const std::vector<uint32_t>& partitions) {
-  if (partitions.empty()) return "none";
-  std::string text = std::to_string(partitions.size()) + ": ";
-  const size_t named = std::min(partitions.size(), kMostNamed);
-  for (size_t i = 0; i < named; ++i) text += (i == 0 ? "" : ", ") + std::to_string(partitions[i]);
-  return text + (named < partitions.size() ? ", ..." : "");
+std::vector<uint32_t> FirstOf(const PartitionSet& partitions, size_t most) {
+  std::vector<uint32_t> first;
+  if (partitions.none()) return first;
+  for (uint32_t p = 0; p < partitions.size() && first.size() < most; ++p) {
+    if (partitions[p]) first.push_back(p);
+  }
+  return first;
+}
+
+std::string ListOf(const PartitionSet& partitions) {
+  if (partitions.none()) return "none";
+  const std::vector<uint32_t> named = FirstOf(partitions, kMostNamed);
+  std::string text = std::to_string(partitions.count()) + ": ";
+  for (size_t i = 0; i < named.size(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(named[i]);
+  return text + (named.size() < partitions.count() ? ", ..." : "");
+}
+
+// Which partitions have no master, or one that cannot be reached, and how many each node leads.
+void CollectRoutes(const RouteKeeper& keeper, RouterStatus* status) {
+  struct Master {
+    NodeStatus* node = nullptr;
+    bool up = false;
+  };
+  // Looked up once for each node, not for each partition.
+  std::unordered_map<NodeId, Master> masters;
+  for (const auto& [id, known] : keeper.map().nodes()) {
+    const auto at = status->nodes.find(known.address);
+    const std::shared_ptr<Upstream> upstream = keeper.NodeOf(id);
+    masters[id] = {at == status->nodes.end() ? nullptr : &at->second, upstream != nullptr && upstream->up()};
+  }
+  for (const Route& route : keeper.map().routes()) {
+    const auto master = route.master == 0 ? masters.end() : masters.find(route.master);
+    if (master == masters.end()) {
+      status->no_master.set(route.partition);
+      continue;
+    }
+    if (master->second.node != nullptr) ++master->second.node->masters;
+    if (!master->second.up) status->unreachable.set(route.partition);
+  }
 }
 
 std::string ListOf(const std::map<uint32_t, std::string>& refused) {
-  std::vector<uint32_t> partitions;
-  for (const auto& [partition, why] : refused) partitions.push_back(partition);
+  PartitionSet partitions;
+  for (const auto& [partition, why] : refused) partitions.set(partition % kMaxPartitions);
   return ListOf(partitions) + (refused.empty() ? "" : ". For example: " + refused.begin()->second);
 }
 
@@ -108,7 +142,7 @@ void CollectStatus(RpcServer* server, RouteKeeper* keeper, RouterService* servic
   }
   // The reactors have the same map, but for a moment.
   if (!map.complete() || map.version() < status->map_version) return;
-  if (map.version() > status->map_version) status->no_master.clear(), status->unreachable.clear();
+  if (map.version() > status->map_version) status->no_master.reset(), status->unreachable.reset();
   status->map_version = map.version();
   status->cluster_id = map.cluster_id().ToString();
   status->partitions = map.routes().size();
@@ -119,21 +153,7 @@ void CollectStatus(RpcServer* server, RouteKeeper* keeper, RouterService* servic
     at->second.id = id;
     at->second.zone = known.zone;
   }
-  for (const Route& route : map.routes()) {
-    const RouteNode* master = map.FindNode(route.master);
-    if (route.master == 0 || master == nullptr) {
-      status->no_master.push_back(route.partition);
-      continue;
-    }
-    const auto at = status->nodes.find(master->address);
-    if (at != status->nodes.end()) ++at->second.masters;
-    const std::shared_ptr<Upstream> upstream = keeper->NodeOf(route.master);
-    if (upstream == nullptr || !upstream->up()) status->unreachable.push_back(route.partition);
-  }
-  for (std::vector<uint32_t>* list : {&status->no_master, &status->unreachable}) {
-    std::sort(list->begin(), list->end());
-    list->erase(std::unique(list->begin(), list->end()), list->end());
-  }
+  CollectRoutes(*keeper, status);
 }
 
 void RouterRates::Fill(Nanos now_ns, RouterStatus* status) {
@@ -165,8 +185,11 @@ std::string StatusAsJson(const RouterStatus& status) {
   json["map_version"] = status.map_version;
   json["partitions"] = status.partitions;
   json["map_trouble"] = status.map_trouble;
-  json["partitions_without_master"] = status.no_master;
-  json["partitions_with_unreachable_master"] = status.unreachable;
+  // The lists are cut; the counts are not.
+  json["partitions_without_master_count"] = status.no_master.count();
+  json["partitions_without_master"] = FirstOf(status.no_master, kMostInJson);
+  json["partitions_with_unreachable_master_count"] = status.unreachable.count();
+  json["partitions_with_unreachable_master"] = FirstOf(status.unreachable, kMostInJson);
   json["partitions_refused"] = nlohmann::ordered_json::array();
   for (const auto& [partition, why] : status.refused) {
     json["partitions_refused"].push_back({{"partition", partition}, {"why", why}});

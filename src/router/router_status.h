@@ -3,11 +3,13 @@
 // Threads: plain values. CollectStatus runs on the reactor whose parts it reads.
 #pragma once
 
+#include <bitset>
 #include <cstdint>
 #include <map>
 #include <string>
 #include <vector>
 
+#include "src/base/hash_ranges.h"
 #include "src/router/recent_latency.h"
 #include "src/router/route_keeper.h"
 #include "src/router/router_service.h"
@@ -26,6 +28,9 @@ struct NodeStatus {
   RecentLatency gets, writes;
 };
 
+// Partitions that something is the matter with. It takes 8 KiB however many they are.
+using PartitionSet = std::bitset<kMaxPartitions>;
+
 struct RouterTotals {
   uint64_t point_requests = 0, other_requests = 0, calls = 0, retries = 0, gave_up = 0, overloaded = 0;
 };
@@ -39,8 +44,8 @@ struct RouterStatus {
   uint64_t partitions = 0;
   std::string map_trouble;                  // why there is no map, or its nodes are of another cluster
   std::map<std::string, NodeStatus> nodes;  // by address
-  std::vector<uint32_t> no_master;          // partitions without a master that this router knows
-  std::vector<uint32_t> unreachable;        // whose master it cannot reach
+  PartitionSet no_master;                   // partitions without a master that this router knows
+  PartitionSet unreachable;                 // whose master it cannot reach
   std::map<uint32_t, std::string> refused;  // whose master has refused a request in the last ten seconds, and why
   RouterTotals totals;
   int64_t rates_over_s = 0;  // what `rates` is the average of
@@ -49,7 +54,7 @@ struct RouterStatus {
   int64_t connections = 0, watches = 0;
 };
 
-// Adds what one reactor has.
+// Adds what one reactor has. Nodes are looked up once, and each partition takes one look into a small table.
 void CollectStatus(RpcServer* server, RouteKeeper* keeper, RouterService* service, RouterStatus* status);
 
 // Averages since the last time that is long enough ago, for which it keeps the totals.

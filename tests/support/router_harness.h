@@ -19,12 +19,13 @@ inline constexpr uint32_t kPartitionCount = 8;
 
 class RouterTest : public testing::Test {
  protected:
-  explicit RouterTest(const PointOptions& point = {}) : kernel_(7), cluster_(kPartitionCount), shared_(64 << 20) {
+  explicit RouterTest(const PointOptions& point = {}, uint32_t partitions = kPartitionCount)
+      : kernel_(7), cluster_(partitions), shared_(64 << 20) {
     for (NodeId id = 1; id <= 3; ++id) {
       nodes_.push_back(std::make_unique<ScriptedNode>(&cluster_, id, &kernel_));
       reactors_.push_back(kernel_.machine(ScriptedNode::Host(id))->reactor());
     }
-    for (uint32_t p = 0; p < kPartitionCount; ++p) cluster_.masters[p] = 1 + p % 3;
+    for (uint32_t p = 0; p < partitions; ++p) cluster_.masters[p] = 1 + p % 3;
     at_router_ = kernel_.AddMachine(kRouterHost)->Boot();
     at_client_ = kernel_.AddMachine("10.0.2.1")->Boot();
     RouteKeeperOptions options;

@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "tests/support/router_harness.h"
@@ -75,6 +77,36 @@ TEST_F(RouterTest, TheStatusSaysWhichMastersRefuse) {
   MasterOf(0).manners.unavailable = 0;
   kernel_.RunFor(11 * kSecond);
   EXPECT_TRUE(refused().refused.empty());
+}
+
+class LargeMapTest : public RouterTest {
+ protected:
+  static constexpr uint32_t kMany = 16'384;
+  LargeMapTest() : RouterTest({}, kMany) {}
+};
+
+// It is made on the reactor that serves requests, so it must not take long; and what it lists is bounded.
+TEST_F(LargeMapTest, TheStatusOfManyPartitionsIsShort) {
+  for (uint32_t p = 0; p < 3000; ++p) cluster_.Move(p, 9);
+  kernel_.RunFor(kSecond);
+  ASSERT_EQ(keeper_->map().routes().size(), kMany);
+  RouterStatus status;
+  const auto began = std::chrono::steady_clock::now();
+  CollectStatus(server_.get(), keeper_.get(), service_.get(), &status);
+  const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - began;
+  RecordProperty("collect_ms", std::to_string(took.count()));
+  std::printf("%u partitions: %.2f ms\n", kMany, took.count());
+  const auto json = nlohmann::json::parse(StatusAsJson(status));
+  EXPECT_EQ(json["partitions"], kMany);
+  EXPECT_EQ(json["partitions_without_master_count"], 3000);
+  EXPECT_EQ(json["partitions_without_master"].size(), 1000u);
+  EXPECT_EQ(json["partitions_without_master"][999], 999);
+  EXPECT_EQ(json["partitions_with_unreachable_master_count"], 0);
+  uint32_t led = 0;
+  for (const auto& node : json["nodes"]) led += node["masters"].get<uint32_t>();
+  EXPECT_EQ(led, kMany - 3000);
+  EXPECT_LT(StatusAsJson(status).size(), 64u << 10);
+  EXPECT_THAT(StatusAsHtml(status), HasSubstr("3000: 0, 1, 2"));
 }
 
 }  // namespace
