@@ -28,9 +28,15 @@ Result<Route> ToRoute(const api::Route& from) {
   return to;
 }
 
-}  // namespace
-
-namespace {
+Result<std::vector<Route>> ToRoutes(const std::vector<api::Route>& from) {
+  std::vector<Route> routes;
+  routes.reserve(from.size());
+  for (const api::Route& told : from) {
+    ASSIGN_OR_RETURN(Route route, ToRoute(told));
+    routes.push_back(std::move(route));
+  }
+  return routes;
+}
 
 bool SamePartitions(const std::vector<Route>& a, const std::vector<Route>& b) {
   const auto same = [](const Route& x, const Route& y) { return x.partition == y.partition; };
@@ -105,11 +111,19 @@ Status RouteMap::Apply(const api::MapReply& reply, const std::string& asked_at) 
     if (older && nodes.contains(id)) continue;
     nodes[id] = {n.client_address.empty() && reply.nodes.size() == 1 ? asked_at : n.client_address, n.zone};
   }
+  ASSIGN_OR_RETURN(std::vector<Route> told, ToRoutes(reply.routes));
+  if (!reply.whole && KnowsRangesOf(told)) {
+    version_ = reply.version;
+    const bool news = Replace(std::move(told));
+    if (!news && nodes == nodes_) return {};
+    nodes_ = std::move(nodes);
+    ++changes_;
+    return {};
+  }
   std::map<uint32_t, Route> by_id;
   for (const Route& r : routes_) by_id[r.partition] = r;
   std::map<uint32_t, Route> next = reply.whole ? std::map<uint32_t, Route>() : by_id;
-  for (const api::Route& from : reply.routes) {
-    ASSIGN_OR_RETURN(Route route, ToRoute(from));
+  for (Route& route : told) {
     const auto known = by_id.find(route.partition);
     const bool keep =
         known != by_id.end() && (route.OlderThan(known->second) || (older && !known->second.OlderThan(route)));
@@ -137,6 +151,24 @@ Status RouteMap::Apply(const api::MapReply& reply, const std::string& asked_at) 
   for (size_t i = 0; i < routes_.size(); ++i) by_partition_[routes_[i].partition] = i;
   ++changes_;
   return {};
+}
+
+bool RouteMap::KnowsRangesOf(const std::vector<Route>& told) const {
+  return std::all_of(told.begin(), told.end(), [this](const Route& route) {
+    const Route* known = Find(route.partition);
+    return known != nullptr && known->first_hash == route.first_hash && known->last_hash == route.last_hash;
+  });
+}
+
+bool RouteMap::Replace(std::vector<Route> told) {
+  bool news = false;
+  for (Route& route : told) {
+    Route& known = routes_[by_partition_.at(route.partition)];
+    if (route.OlderThan(known) || route == known) continue;
+    known = std::move(route);
+    news = true;
+  }
+  return news;
 }
 
 bool RouteMap::ApplyHint(uint32_t partition, std::string_view master_address, Epoch epoch) {

@@ -73,6 +73,12 @@ class RouteMap {
   uint32_t base() const { return base_; }
 
  private:
+  // Whether these partitions are known, with these ranges: then the map covers what it did (RM1), and only they have to
+  // be looked at. In a map of many partitions, changes come often.
+  bool KnowsRangesOf(const std::vector<Route>& told) const;
+  // Takes those that are not older (RM2). Returns whether something has changed.
+  bool Replace(std::vector<Route> told);
+
   Uuid cluster_id_;
   int64_t version_ = 0;
   uint32_t base_ = 0;

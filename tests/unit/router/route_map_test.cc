@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
+
 #include "src/topology/cluster_map.h"
 
 namespace pando {
@@ -75,6 +77,26 @@ TEST(RouteMap, ADeltaChangesOnlyWhatIsNewer) {
   // So does a whole map of a topology that was put back.
   EXPECT_TRUE(map.Apply(Whole(4, 2), "a").ok());
   EXPECT_EQ(map.Find(0)->master, 3u);
+}
+
+// A large map changes often, and its reactor serves requests meanwhile: a change costs what it names, not the whole
+// map.
+TEST(RouteMap, AChangeOfALargeMapCostsLittle) {
+  constexpr uint32_t kMany = 65'536;
+  RouteMap map;
+  api::MapReply whole = Whole(kMany, 7);
+  ASSERT_TRUE(map.Apply(whole, "a").ok());
+  const auto began = std::chrono::steady_clock::now();
+  for (int64_t i = 1; i <= 1000; ++i) {
+    const auto partition = static_cast<uint32_t>(i * 7919 % kMany);
+    ASSERT_TRUE(map.Apply(Delta(7 + i, RouteOf(partition, kMany, static_cast<int32_t>(1 + i % 3), 5 + i)), "a").ok());
+    whole.routes[partition] = RouteOf(partition, kMany, static_cast<int32_t>(1 + i % 3), 5 + i);
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(5));
+  RouteMap other;
+  ASSERT_TRUE(other.Apply(whole, "a").ok());
+  EXPECT_EQ(map.routes(), other.routes());
+  EXPECT_EQ(map.version(), 1007);
 }
 
 // A node that lags behind the topology answers a caller that knows more with a whole map. It takes no node away: the
