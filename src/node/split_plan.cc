@@ -91,7 +91,7 @@ std::vector<SplitTask> SplitTasksOf(const ClusterMap& map, NodeId self) {
         return RecordIn(map, half) != nullptr && IsMaster(*RecordIn(map, half), self);
       };
       const auto opens = [&](uint32_t half) { return building(half) && mine(half); };
-      const auto lacks = [&](uint32_t half) { return mine(half) && LackingNode(map, whole, *RecordIn(map, half)); };
+      const auto lacks = [&](uint32_t half) { return mine(half) && LackingNode(map, *RecordIn(map, half)); };
       const bool any_opens = std::any_of(halves->begin(), halves->end(), opens);
       if (!any_opens) task.kind = SplitTask::Kind::kComplete;
       if (any_opens || std::any_of(halves->begin(), halves->end(), lacks)) tasks.push_back(task);
@@ -105,14 +105,20 @@ std::vector<SplitTask> SplitTasksOf(const ClusterMap& map, NodeId self) {
   return tasks;
 }
 
-std::optional<NodeId> LackingNode(const ClusterMap& map, const PartitionRecord& whole, const PartitionRecord& half) {
+// A node may have been away for several splits.
+std::optional<NodeId> LackingNode(const ClusterMap& map, const PartitionRecord& half) {
   if (half.state != PartitionStage::kServing || !half.learners.empty()) return std::nullopt;
   if (half.isr.size() + half.evicted.size() >= half.replicas) return std::nullopt;
-  for (const auto* list : {&whole.isr, &whole.evicted}) {
-    for (const ReplicaRecord& r : *list) {
-      const auto node = map.nodes.find(r.node);
-      if (node == map.nodes.end() || node->second.record.state != NodeState::kActive) continue;
-      if (!Has(half.isr, r.node) && !Has(half.evicted, r.node)) return r.node;
+  const uint32_t base = map.cluster->record.partitions;
+  for (std::optional<uint32_t> id = WholeOf(half.id, base); id; id = WholeOf(*id, base)) {
+    const PartitionRecord* whole = RecordIn(map, *id);
+    if (whole == nullptr) break;
+    for (const auto* list : {&whole->isr, &whole->evicted, &whole->learners}) {
+      for (const ReplicaRecord& r : *list) {
+        const auto node = map.nodes.find(r.node);
+        if (node == map.nodes.end() || node->second.record.state != NodeState::kActive) continue;
+        if (!Has(half.isr, r.node) && !Has(half.evicted, r.node)) return r.node;
+      }
     }
   }
   return std::nullopt;

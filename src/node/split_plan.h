@@ -41,9 +41,9 @@ struct SplitTask {
 // By number. REQUIRES: the map has the record of the cluster.
 std::vector<SplitTask> SplitTasksOf(const ClusterMap& map, NodeId self);
 
-// The node that is to get one more replica of a half that serves, because the whole had one there. Nothing: the half
-// has as many as it should have, one of them is on its way, or that node has been removed or drained.
-std::optional<NodeId> LackingNode(const ClusterMap& map, const PartitionRecord& whole, const PartitionRecord& half);
+// The node that is to get one more replica of a half that serves, because what it is a part of had one there. Nothing:
+// the half has as many as it should have, one of them is on its way, or that node has been removed or drained.
+std::optional<NodeId> LackingNode(const ClusterMap& map, const PartitionRecord& half);
 
 // Whether all nodes can speak that version of the peer protocol.
 Status CheckProtocol(const ClusterMap& map, uint32_t protocol);

@@ -240,11 +240,10 @@ Task<Status> SplitDriver::Open(Active* active) {
 
 Task<Status> SplitDriver::Complete(Active* active) {
   for (const uint32_t half : active->task.halves) {
-    const PartitionRecord* whole = RecordOf(active->task.whole);
     const PartitionRecord* record = RecordOf(half);
-    if (whole == nullptr || record == nullptr) continue;
+    if (record == nullptr) continue;
     if (replication::NodeOf(*record, record->master) != cluster_.node()) continue;
-    const std::optional<NodeId> lacking = LackingNode(cluster_.newest(), *whole, *record);
+    const std::optional<NodeId> lacking = LackingNode(cluster_.newest(), *record);
     if (!lacking || !parts_[0]->replica_host()->links().IsUp(*lacking, 0)) continue;
     HalfStep step;
     step.kind = HalfStep::Kind::kAddReplica;

@@ -165,8 +165,7 @@ class Story {
       const auto [first, last] = HashRangeOf(halves[0], kPartitions);
       id = hash <= last ? halves[0] : halves[1];
       if (id > 1000) {
-        ADD_FAILURE() << "nothing serves";
-        return 0;
+        CHECK(false) << "nothing serves the hash " << hash;
       }
     }
     return id;
@@ -307,7 +306,7 @@ class Story {
     if (order_ && order_->over && order_->done && ordered_abort_) ++shared->counts.aborts;
     order_.reset();
     if (now() < next_order_ns_) return;
-    next_order_ns_ = now() + random_.Between(50, 1500) * kMillisecond;
+    next_order_ns_ = now() + random_.Between(20, random_.Chance(0.5) ? 400 : 1500) * kMillisecond;
     for (const uint32_t whole : kWholes) {
       if (!Serves(whole) || cluster_.record(whole).state != PartitionStage::kServing) continue;
       const size_t node = AnyMaster(whole);
@@ -315,7 +314,7 @@ class Story {
       api::SplitPartitionRequest request;
       request.partition = static_cast<int32_t>(whole);
       request.rate_mb_s = static_cast<int32_t>(random_.Below(3));
-      ordered_abort_ = request.abort = gives_up_[whole] && cluster_.record(whole).split && random_.Chance(0.4);
+      ordered_abort_ = request.abort = gives_up_[whole] && cluster_.record(whole).split && random_.Chance(0.7);
       Say("{} of partition {} is ordered of node {}", request.abort ? "the end of the split" : "the split", whole,
           node + 1);
       order_ = CallTo(node);
@@ -443,7 +442,7 @@ bool RunSeed(uint64_t seed) {
     FLAGS_minloglevel = std::getenv("PANDO_TEST_LOG") != nullptr ? 0 : 3;
     const std::string wrong = Story(seed).Run();
     std::strncpy(shared->wrong, wrong.c_str(), sizeof(shared->wrong) - 1);
-    return wrong.empty() && !testing::Test::HasFailure();
+    return wrong.empty();
   });
   EXPECT_TRUE(fine) << "seed " << seed << ": " << shared->wrong << "\nreplay: PANDO_TEST_SEED=" << seed
                     << " PANDO_TEST_LOG=1 build/release/bin/sim_split";

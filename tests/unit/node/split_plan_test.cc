@@ -127,7 +127,7 @@ TEST(SplitTasks, AHalfThatLacksAReplicaIsCompleted) {
   world.Whole().state = PartitionStage::kRetired;
   ASSERT_EQ(world.Tasks().size(), 1u);
   EXPECT_EQ(world.Tasks().front().kind, Kind::kComplete);
-  EXPECT_EQ(LackingNode(world.map, world.Whole(), world.Half()), 3u);
+  EXPECT_EQ(LackingNode(world.map, world.Half()), 3u);
   world.map.nodes.at(3).record.state = NodeState::kDraining;
   EXPECT_TRUE(world.Tasks().empty());
   world.map.nodes.at(3).record.state = NodeState::kActive;
