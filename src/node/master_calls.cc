@@ -1,9 +1,8 @@
 #include "src/node/master_calls.h"
 
 #include "gen-cpp/Cluster.h"
-#include "src/base/address.h"
+#include "src/node/node_call.h"
 #include "src/replication/partition_record.h"
-#include "src/rpc/rpc_client.h"
 
 namespace pando {
 
@@ -19,16 +18,9 @@ Result<NodeId> MasterCalls::MasterOf(uint32_t partition) const {
 }
 
 template <typename Args, typename CallResult>
-Task<Status> MasterCalls::Over(NodeId node, std::string method, Args* args, CallResult* result) {
-  const std::string address = cluster_.newest().nodes.at(node).record.client_address;
-  CO_ASSIGN_OR_RETURN(const HostPort at, ParseHostPort(address));
-  RpcClient client(reactor_);
-  Status status = co_await client.Connect(at.host, at.port, kConnectNs);
-  if (status.ok()) status = co_await client.Call(method, args, result, kCallNs);
-  co_await client.Close();
-  CO_RETURN_IF_ERROR(status);
-  if (result->__isset.success) co_return Status();
-  co_return Error(Code::kUnavailable, "{}", result->__isset.error ? result->error.message : "the answer has no result");
+Task<Status> MasterCalls::Over(NodeId node, const char* method, Args* args, CallResult* result) {
+  std::string address = cluster_.newest().nodes.at(node).record.client_address;
+  co_return co_await CallNode(reactor_, std::move(address), method, args, result, kCallNs);
 }
 
 Task<Status> MasterCalls::AddReplica(uint32_t partition, NodeId node) {

@@ -32,14 +32,14 @@ class MasterCalls {
   Task<Result<api::ReplicasReply>> ReplicasOf(NodeId node);
 
  private:
-  static constexpr Nanos kConnectNs = kSecond, kCallNs = 3 * kSecond, kHandOverNs = 2 * kSecond;
+  static constexpr Nanos kCallNs = 3 * kSecond, kHandOverNs = 2 * kSecond;
 
   // The node of the master, if it is reached.
   Result<NodeId> MasterOf(uint32_t partition) const;
   // Calls `method` of another node. kInvalidArgument and the like of the node are kUnavailable. `args` and `result` are
   // structs of Thrift, which cannot be moved.
   template <typename Args, typename CallResult>
-  Task<Status> Over(NodeId node, std::string method, Args* args, CallResult* result);
+  Task<Status> Over(NodeId node, const char* method, Args* args, CallResult* result);
 
   Reactor& reactor_;
   NodeCluster& cluster_;

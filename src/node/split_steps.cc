@@ -87,7 +87,9 @@ Task<Status> SplitDriver::AskHere(uint32_t half, HalfStep step) {
   auto ask = [part = OwnerOf(half), half, step](Reactor&) -> Task<Status> {
     replication::ReplicaHost& host = *part->replica_host();
     if (step.kind == HalfStep::Kind::kAddReplica) co_return host.AddOn(half, step.node, /*replaces=*/true).status();
-    if (step.kind == HalfStep::Kind::kRemoveReplica) co_return Asked(host.RemoveOther(half, step.replica));
+    if (step.kind == HalfStep::Kind::kRemoveReplica) {
+      co_return Asked(host.RemoveOther(half, step.replica, replication::Removal::kForGood));
+    }
     co_return Asked(host.SetMinIsr(half, step.min_isr));
   };
   co_return co_await CallOn(reactor_, static_cast<int>(half % parts_.size()), std::move(ask));
