@@ -75,8 +75,8 @@ class RouterIdentity(unittest.TestCase):
             return connection.count(CONTEXT, ttypes.CountRequest()).count
 
     def test_nodes_of_two_clusters_end_the_start(self):
-        cluster = Cluster(self.directory / "cluster", nodes=3, partitions=4)
         (self.directory / "cluster").mkdir()
+        cluster = Cluster(self.directory / "cluster", nodes=3, partitions=4)
         cluster.start()
         self.addCleanup(cluster.kill)
         other = self.store("other", free_port())
