@@ -7,6 +7,8 @@
 namespace pando {
 namespace {
 
+__extension__ typedef unsigned __int128 Wide;
+
 // SL1.
 TEST(HashSlice, EachHashIsInOneSlice) {
   std::mt19937_64 random(5);
@@ -22,7 +24,7 @@ TEST(HashSlice, EachHashIsInOneSlice) {
     EXPECT_EQ(next, 0u) << "the last one ends with the last hash";
     for (int i = 0; i < 100; ++i) {
       const uint64_t hash = random();
-      const auto slice = static_cast<uint32_t>((static_cast<unsigned __int128>(hash) * slices) >> 64);
+      const auto slice = static_cast<uint32_t>((static_cast<Wide>(hash) * slices) >> 64);
       EXPECT_TRUE(HashSlice::Of(slices, slice).Has(hash));
     }
   }
