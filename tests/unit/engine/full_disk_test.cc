@@ -374,7 +374,7 @@ Task<void> RefuseAndWait(FullDiskTest* t, Engine* engine) {
   Partition* p = engine->partition(0);
   t->machine_->disk().SetCapacity(t->machine_->disk().used_bytes() + (8u << 20));
   Status full;
-  for (uint64_t i = 0; full.ok(); ++i) full = co_await Put(p, Key(i), Value(i, 3000));
+  for (uint64_t i = 0; full.ok(); ++i) full = co_await Put(p, Key(i), Value(i, 700));
   EXPECT_EQ(full.code(), Code::kDiskFull) << full.ToString();
   EXPECT_THAT(full.message(),
               testing::HasSubstr("partition 0: the disk of its master is full. Delete records, or make room"));
