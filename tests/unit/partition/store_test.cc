@@ -256,11 +256,14 @@ TEST_F(StoreTest, WithoutAFileThereIsNoStore) {
 TEST_F(StoreTest, IsChangedOnAFullDisk) {
   Result<StoreInfo> info = Open(4, 2);
   ASSERT_TRUE(info.ok()) << info.status().ToString();
-  EXPECT_OK(*kernel_.RunTask(*reactor_, WriteStore(*reactor_, &*info)));
+  ASSERT_TRUE(kernel_.RunTask(*reactor_, WriteStore(*reactor_, &*info))->ok());
   machine_->disk().SetCapacity(machine_->disk().used_bytes());
   for (; !info->partitions.empty(); info->partitions.pop_back()) {
-    info->dropped.push_back({info->partitions.back().uuid, kAnyPosition});
-    EXPECT_OK(*kernel_.RunTask(*reactor_, WriteStore(*reactor_, &*info)));
+    StoreInfo::Dropped dropped;
+    dropped.uuid = info->partitions.back().uuid;
+    info->dropped.push_back(dropped);
+    const Status written = *kernel_.RunTask(*reactor_, WriteStore(*reactor_, &*info));
+    EXPECT_TRUE(written.ok()) << written.ToString();
     EXPECT_EQ(Load()->dropped.size(), info->dropped.size());
   }
 }
