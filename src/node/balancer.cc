@@ -221,7 +221,7 @@ void Balancer::Publish(const LoadInput& input) {
 
 LoadPlan Balancer::Plan(LoadInput input) {
   // What is on its way counts as arrived, or else too much would follow it.
-  for (LoadedPartition& p : input.partitions) {
+  for (PartitionLoad& p : input.partitions) {
     const auto begun = begun_.find(p.id);
     if (begun == begun_.end()) continue;
     const Begun& move = begun->second;

@@ -128,7 +128,7 @@ std::optional<LoadInput> TrafficMeter::Input(const ClusterMap& map, const std::s
   for (const auto& [id, known] : map.partitions) {
     const PartitionRecord& record = known.record;
     if (record.state == PartitionStage::kRetired) continue;
-    LoadedPartition& out = input.partitions.emplace_back();
+    PartitionLoad& out = input.partitions.emplace_back();
     out.id = id;
     out.master = replication::NodeOf(record, record.master).value_or(0);
     for (const ReplicaRecord& replica : record.isr) out.holders.push_back(replica.node);

@@ -183,8 +183,7 @@ std::shared_ptr<Upstream> Forwarder::Choose(PointCall* call) {
   call->may_ask_another = false;
   if (call->only_master) return keeper_->NodeOf(route.master);
   call->asked = keeper_->ChooseReplica(route, call->avoid);
-  call->may_ask_another =
-      call->asked != route.master || (call->avoid == 0 && keeper_->ChooseReplica(route, call->asked) != call->asked);
+  call->may_ask_another = call->asked != route.master || (call->avoid == 0 && keeper_->HasAnother(route, call->asked));
   return keeper_->NodeOf(call->asked);
 }
 

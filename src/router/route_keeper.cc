@@ -105,6 +105,13 @@ NodeId RouteKeeper::ChooseReplica(const Route& route, NodeId avoid) const {
   return a.second <= b.second ? a.first : b.first;
 }
 
+bool RouteKeeper::HasAnother(const Route& route, NodeId asked) const {
+  return std::any_of(route.in_sync.begin(), route.in_sync.end(), [this, asked](NodeId node) {
+    const std::shared_ptr<Upstream> upstream = node == asked ? nullptr : NodeOf(node);
+    return upstream != nullptr && upstream->up();
+  });
+}
+
 std::shared_ptr<Upstream> RouteKeeper::AnyNode() {
   for (size_t i = 0; i < upstreams_.size(); ++i) {
     auto at = upstreams_.begin();

@@ -80,6 +80,8 @@ class RouteKeeper {
   // A node that holds a replica in sync and is connected, but not `avoid`: of two picked at random, the one with fewer
   // calls in progress. The master, if there is none.
   NodeId ChooseReplica(const Route& route, NodeId avoid) const;
+  // Whether a node that is connected, and is not `asked`, holds a replica in sync.
+  bool HasAnother(const Route& route, NodeId asked) const;
   // By address: the nodes of the map, and those to begin with.
   const std::map<std::string, std::shared_ptr<Upstream>>& upstreams() const { return upstreams_; }
   // Some node that is connected; null: none.

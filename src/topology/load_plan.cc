@@ -23,7 +23,7 @@ class Planner {
     for (size_t n = 0; n < in_.nodes.size(); ++n) at_[in_.nodes[n].place.id] = n;
     load_.resize(in_.nodes.size());
     double total = 0, weights = 0;
-    for (const LoadedPartition& p : in_.partitions) {
+    for (const PartitionLoad& p : in_.partitions) {
       State& state = partitions_.emplace_back(State{&p, p.master, p.holders});
       state.may_move = p.settled && at_.contains(p.master) && !in_.resting.contains(p.id);
       for (const NodeId holder : p.holders) {
@@ -57,7 +57,7 @@ class Planner {
 
  private:
   struct State {
-    const LoadedPartition* p = nullptr;
+    const PartitionLoad* p = nullptr;
     NodeId master = 0;
     std::vector<NodeId> holders;
     bool may_move = true;

@@ -37,7 +37,7 @@ struct Traffic {
   bool operator==(const Traffic&) const = default;
 };
 
-struct LoadedPartition {
+struct PartitionLoad {
   uint32_t id = 0;
   Traffic traffic;
   uint64_t bytes = 0;  // of a replica
@@ -68,7 +68,7 @@ struct LoadMove {
 
 struct LoadInput {
   std::vector<LoadedNode> nodes;
-  std::vector<LoadedPartition> partitions;
+  std::vector<PartitionLoad> partitions;
   std::set<NodeId> hot;                    // that were hot in the plan before: relieved until they are not above kCool
   std::set<uint32_t> resting;              // partitions that have moved lately
   size_t most_moves = 1, most_copies = 4;  // of any kind, and of replicas

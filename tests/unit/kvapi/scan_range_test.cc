@@ -144,14 +144,14 @@ TEST(Cursor, IsBoundToItsRange) {
   api::ScanRequest other = request;
   other.start_key = "b";
   EXPECT_THAT(DecodeCursor(other, cursor).status().message(),
-              HasSubstr("another range, direction, snapshot or cluster"));
+              HasSubstr("another range, direction, snapshot, slice or cluster"));
   other = request;
   other.snapshot = "s";
   EXPECT_FALSE(DecodeCursor(other, cursor).ok());
   other = request;
   other.reverse = true;
   EXPECT_THAT(DecodeCursor(other, cursor).status().message(),
-              HasSubstr("another range, direction, snapshot or cluster"));
+              HasSubstr("another range, direction, snapshot, slice or cluster"));
   // Moving bytes from one field to another makes another range.
   other = request;
   other.start_key = "";

@@ -125,14 +125,14 @@ TEST_F(TrafficTest, APartitionKeepsItsTrafficWhileItsMasterChanges) {
     return meter_.Input(map_, all_, seconds * 1000)->partitions[0];
   };
   map_.partitions[0].record.master = Uuid{1, 2};
-  const LoadedPartition begins = take(120, 1500);
+  const PartitionLoad begins = take(120, 1500);
   EXPECT_FALSE(begins.settled) << "it has led only for a part of the time";
   EXPECT_DOUBLE_EQ(begins.traffic.reads, 100) << "as node 1 has measured";
-  const LoadedPartition leads = take(130, 3500);
+  const PartitionLoad leads = take(130, 3500);
   EXPECT_TRUE(leads.settled);
   EXPECT_DOUBLE_EQ(leads.traffic.reads, 200);
   map_.partitions[0].record.master = Uuid{1, 1};
-  const LoadedPartition ends = meter_.Input(map_, all_, 130'000)->partitions[0];
+  const PartitionLoad ends = meter_.Input(map_, all_, 130'000)->partitions[0];
   EXPECT_FALSE(ends.settled);
   EXPECT_DOUBLE_EQ(ends.traffic.reads, 200);
   map_.partitions.clear();

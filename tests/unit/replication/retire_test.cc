@@ -367,6 +367,7 @@ TEST(WasRemoved, OfARetiredPartition) {
   record.state = PartitionStage::kRetired;
   record.isr = {{1, {7, 1}, ""}};
   ReplicaState state;
+  state.installed = true;
   state.lineage = 3;
   state.replica = {7, 1};
   EXPECT_TRUE(WasRemoved(record, 1, state));
@@ -386,6 +387,7 @@ TEST(WasRemoved, OfALineageOfAHalfThatWasGivenUp) {
   record.state = PartitionStage::kBuilding;
   record.isr = {{1, {7, 1}, ""}};
   ReplicaState state;
+  state.installed = true;
   state.replica = {7, 2};
   state.lineage = 2;
   EXPECT_TRUE(WasRemoved(record, 2, state));

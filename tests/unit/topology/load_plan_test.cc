@@ -32,7 +32,7 @@ struct World {
   void AddPartition(uint32_t id, std::vector<NodeId> holders, Traffic traffic, uint64_t bytes = 1 << 20) {
     in.partitions.push_back({id, traffic, bytes, holders.front(), holders, true});
   }
-  LoadedPartition& Of(uint32_t id) {
+  PartitionLoad& Of(uint32_t id) {
     return *std::find_if(in.partitions.begin(), in.partitions.end(), [id](const auto& p) { return p.id == id; });
   }
   const LoadedNode& Node(NodeId id) const {
@@ -40,7 +40,7 @@ struct World {
   }
   double Load(NodeId id) const {
     double load = 0;
-    for (const LoadedPartition& p : in.partitions) {
+    for (const PartitionLoad& p : in.partitions) {
       for (const NodeId holder : p.holders) {
         if (holder == id) load += holder == p.master ? LeaderLoad(p.traffic) : FollowerLoad(p.traffic);
       }
@@ -63,7 +63,7 @@ struct World {
 
   // LP1, LP2.
   void Carry(const LoadMove& move) {
-    LoadedPartition& p = Of(move.partition);
+    PartitionLoad& p = Of(move.partition);
     const double before = std::max(Load(move.from), Load(move.to)), mean = Mean();
     const auto from = std::find(p.holders.begin(), p.holders.end(), move.from);
     ASSERT_NE(from, p.holders.end());
@@ -288,7 +288,7 @@ TEST(LoadHistory, OnlyANodeThatStaysHotIsRelieved) {
   for (NodeId id = 1; id <= 3; ++id) w.AddNode(id);
   for (uint32_t p = 0; p < 9; ++p) w.AddPartition(p, {1, 2, 3}, Reads(100));
   LoadInput calm = w.in;
-  for (LoadedPartition& p : calm.partitions) p.master = 1 + p.id % 3;
+  for (PartitionLoad& p : calm.partitions) p.master = 1 + p.id % 3;
   LoadHistory history(10);
   Clock clock;
   for (int round = 0; round < 10; ++round) {  // hot for 15 s, again and again
@@ -335,7 +335,7 @@ TEST(LoadHistory, TrafficThatComesAndGoesMovesLittle) {
     Clock clock;
     size_t moves = 0;
     for (int i = 0; i < 720; ++i) {  // an hour
-      for (LoadedPartition& p : w.in.partitions) {
+      for (PartitionLoad& p : w.in.partitions) {
         p.traffic = {900 + static_cast<double>(random.Below(200)), 90 + static_cast<double>(random.Below(20)), 0};
       }
       for (const LoadMove& move : history.Plan(w.in, clock.Pass(5000)).moves) {
