@@ -152,13 +152,13 @@ void WritePipeline::GrowSoon() {
   state_.tasks.Spawn(GrowAhead());
 }
 
-// Until there is room: for what a follower keeps free, or for an ordinary write, after one was refused. So the status
-// says that the disk is full as long as it is, whether somebody writes or not.
+// Until there is room: for what a follower keeps free, and for a write that was refused. So the status says that the
+// disk is full as long as it is for such a write, whether somebody writes or not.
 Task<void> WritePipeline::GrowAhead() {
   uint64_t blocks = 0;
   while (true) {
     AdmittedBlocks none;
-    blocks = std::min(state_.disk_full_blocks, admission_.BlocksFor(RecordOp::kPut, 0, 0));
+    blocks = state_.disk_full_blocks;
     // Waits for the checkpoints that free space, if that suffices.
     const Status admitted = co_await admission_.Admit(blocks, /*only_removes=*/false, &none);
     cannot_grow_ = admitted.code() == Code::kDiskFull && state_.works();

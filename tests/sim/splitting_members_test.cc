@@ -55,8 +55,8 @@ class Members {
     const auto set = [this] {
       const size_t i = c.master();
       if (i == 3) return false;
-      const Result<bool> set = host(i).SetSplit(0, SplitOrder{});
-      return set.ok() && *set;
+      const Result<bool> says_so = host(i).SetSplit(0, SplitOrder{});
+      return says_so.ok() && *says_so;
     };
     return c.RunUntil(set, 5 * kSecond);
   }
