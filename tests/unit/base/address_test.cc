@@ -28,7 +28,7 @@ TEST(HostPort, SaysWhatIsWrong) {
         std::pair("[::1:7420", "not closed"), std::pair("[::1]", "must be followed by the port"),
         std::pair("[::1]7420", "must be followed by the port"), std::pair("localhost:", "from 1 to 65535"),
         std::pair("localhost:0", "from 1 to 65535"), std::pair("localhost:x", "from 1 to 65535"),
-        std::pair("localhost:65536", "from 1 to 65535"), std::pair("localhost:12 ", "from 1 to 65535"),
+        std::pair("localhost:65536", "from 1 to 65535"), std::pair("localhost:12 ", "separated by commas"),
         std::pair("localhost:+12", "from 1 to 65535"), std::pair("local host:12", "separated by commas"),
         std::pair("a:1;b:2", "separated by commas"), std::pair("http://a:12", "leave out what is before the host"),
         std::pair("a]:12", "has a bracket")}) {

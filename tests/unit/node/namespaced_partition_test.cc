@@ -173,7 +173,8 @@ Task<void> ReadSlices(Reactor* reactor) {
   std::set<std::string> all;
   for (int i = 0; i < 150; ++i) {
     const std::string key = fmt::format("k{:03}", i);
-    co_await Write(&seen, PutOp(key, i % 10 == 0 ? std::string(20'000, 'v') : key));
+    const std::string value = i % 10 == 0 ? std::string(20'000, 'v') : key;
+    co_await Write(&seen, PutOp(key, value));
     co_await Write(stored, PutOp(KeySpace(1).Stored(key), "of another namespace"));
     all.insert(key);
   }
