@@ -153,12 +153,11 @@ void WritePipeline::GrowSoon() {
 }
 
 // Until there is room: for what a follower keeps free, and for a write that was refused. So the status says that the
-// disk is full as long as it is for such a write, whether somebody writes or not.
+// disk is full as long as it is for such a write, whether somebody writes or not, and for kDiskFullNotice after that.
 Task<void> WritePipeline::GrowAhead() {
-  uint64_t blocks = 0;
   while (true) {
     AdmittedBlocks none;
-    blocks = state_.disk_full_blocks;
+    const uint64_t blocks = state_.disk_full_blocks;
     // Waits for the checkpoints that free space, if that suffices.
     const Status admitted = co_await admission_.Admit(blocks, /*only_removes=*/false, &none);
     cannot_grow_ = admitted.code() == Code::kDiskFull && state_.works();
@@ -167,7 +166,6 @@ Task<void> WritePipeline::GrowAhead() {
     co_await Sleep(state_.reactor, kPlaceRetry);
     if (!state_.works()) break;
   }
-  if (!cannot_grow_) state_.NoteAdmitted(blocks);
   growing_ahead_ = false;
 }
 
