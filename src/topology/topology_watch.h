@@ -18,7 +18,8 @@
 //   TW3  What a watch keeps is bounded by kMaxTopologyKeys and kMaxTopologyBytes, however many
 //        changes there are and however long nobody calls Next.
 //   TW4  What counts as certainly known is in the copy: everything up to a revision that a listing or a read of changes
-//        has reported, and up to each later revision that notices continue without a hole, if all keys have one counter.
+//        has reported, and up to each later revision that notices continue without a hole, if all keys have one
+//        counter.
 #pragma once
 
 #include <map>
