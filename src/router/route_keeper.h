@@ -27,6 +27,7 @@
 #include "src/io/task.h"
 #include "src/metrics/metrics.h"
 #include "src/router/followed_cluster.h"
+#include "src/router/long_work.h"
 #include "src/router/route_map.h"
 #include "src/router/upstream.h"
 
@@ -37,7 +38,9 @@ struct RouteKeeperOptions {
   // How long a node may wait for a change, and how long it may take besides. Both are short: while a node is silent
   // that was asked, nobody else is.
   Nanos poll_ns = kSecond, answer_ns = 250 * kMillisecond;
-  UpstreamOptions upstream;  // for all nodes, without the address
+  Nanos doubt_ns = 3 * kSecond;   // so long refreshes bring nothing before all nodes are asked for all that they know
+  UpstreamOptions upstream;       // for all nodes, without the address
+  LongWork* long_work = nullptr;  // outlives the keeper; null: what takes long has the memory of everything else
   // Of all reactors.
   std::shared_ptr<std::atomic<int64_t>> hlc = std::make_shared<std::atomic<int64_t>>(0);
   std::shared_ptr<FollowedCluster> cluster = std::make_shared<FollowedCluster>();
@@ -88,6 +91,7 @@ class RouteKeeper {
   std::shared_ptr<Upstream> AnyNode();
   bool ready() const { return map_.complete(); }
   bool stopping() const { return stopping_; }
+  LongWork* long_work() const { return options_.long_work; }
 
   // Asks the nodes for a newer map, unless that is being done.
   void Refresh();

@@ -10,6 +10,7 @@
 
 #include "src/kvapi/kv_requests.h"
 #include "src/kvapi/snapshot_token.h"
+#include "src/router/long_work.h"
 #include "src/router/node_calls.h"
 #include "src/router/retry.h"
 
@@ -134,9 +135,14 @@ api::KvError ErrorOf(RouteKeeper* keeper, const Errors& errors, const char* what
   return error;
 }
 
+size_t PartsBytes(const RouteKeeper& keeper) {
+  return keeper.map().routes().size() * kPartitionBytes + keeper.map().nodes().size() * kPartBytes;
+}
+
+// What is to end an overload is admitted in any case.
 template <typename Call>
 bool ReserveParts(RouteKeeper* keeper, Call* call) {
-  const size_t bytes = keeper->map().routes().size() * kPartitionBytes + keeper->map().nodes().size() * kPartBytes;
+  const size_t bytes = PartsBytes(*keeper);
   if (call->memory.TryGrow(bytes)) return true;
   Refuse(call, call->server->OverloadedError(bytes));
   return false;
@@ -195,9 +201,10 @@ Task<Errors> AskClock(RouteKeeper* keeper, CallTerms terms, int64_t* highest) {
 Task<void> RouteOpenSnapshot(RouteKeeper* keeper, OpenSnapshotCall* call) {
   if (Refuse(call, CheckTtl(call->args.request.ttl_ms))) co_return;
   if (Failed(call, co_await keeper->UntilComplete(call->deadline_ns))) co_return;
-  if (!ReserveParts(keeper, call)) co_return;
-  Errors failed;
   const CallTerms terms(*call);
+  LongWork::Ticket ticket;
+  if (!ReserveLong(keeper->long_work(), terms.client, call, PartsBytes(*keeper), &ticket)) co_return;
+  Errors failed;
   for (int64_t ahead_ms = kFirstAheadMs;;) {
     Attempt attempt;
     failed = co_await AskClock(keeper, terms, &attempt.version);

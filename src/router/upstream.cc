@@ -76,6 +76,9 @@ Task<Status> Upstream::Connect(Link* link, Slot* slot) {
   RpcClientOptions client;
   client.max_calls = kMaxCallsPerLink;
   if (slot != &slots_.back()) client.memory = options_.memory;  // a map is needed in any case
+  const std::span<const Slot> long_slots = SlotsOf(CallKind::kLong);
+  const bool is_long = std::any_of(long_slots.begin(), long_slots.end(), [slot](const Slot& s) { return &s == slot; });
+  if (is_long && options_.answers != nullptr) client.memory = options_.answers;
   client.on_closed = [this, slot] {
     slot->ended = true;
     changed_.NotifyAll();

@@ -56,6 +56,7 @@ struct UpstreamOptions {
   Nanos first_retry_ns = 20 * kMillisecond, max_retry_ns = kSecond;
   UpstreamMetrics* metrics = nullptr;  // outlives it
   BudgetAccount* memory = nullptr;     // for replies; outlives it; null: not counted
+  BudgetAccount* answers = nullptr;    // for those to calls that take long (LongWork); null: `memory`
   std::function<void()> on_up;         // a connection can be used
   // Whether a node that says it belongs to this cluster may be used. Null: any may.
   std::function<Status(const Uuid& cluster)> admit;
