@@ -148,6 +148,7 @@ struct Readers {
   }
   // After a round: whoever could not answer is not asked again.
   void Learn(const std::map<NodeId, GetPart>& parts) {
+    only_master_asked = only_master;
     const NodeId before = std::exchange(silent, 0);
     for (const auto& [node, part] : parts) {
       if (part.answer.silent) silent = node;
@@ -155,7 +156,16 @@ struct Readers {
     only_master |= silent == 0 || before != 0;
     may_ask_another = false;
   }
+  // After a round of masters alone that has left these open: whether asking once more is of no use.
+  bool AreTooStale(const std::vector<size_t>& open, const std::vector<api::MultiGetItem>& items) {
+    return only_master_asked &&
+           std::any_of(open.begin(), open.end(),
+                       [&](size_t i) { return items[i].error.code == static_cast<int32_t>(ApiCode::kTooStale); }) &&
+           ++too_stale >= kMostTooStale;
+  }
   bool only_master, may_ask_another = false;
+  bool only_master_asked = false;  // in the last round
+  int too_stale = 0;
   NodeId silent = 0;  // it has not answered while there was time to ask another
 };
 
@@ -269,6 +279,7 @@ Task<void> RouteMultiGet(RouteKeeper* keeper, MultiGetCall* call) {
     const bool unread = IsUnread(parts);
     parts.clear();
     if (unread && taken.values.bytes > 0) break;
+    if (readers.AreTooStale(open.entries, call->reply.success.items)) break;
     if (open.cause == RetryCause::kBusy && taken.values.bytes > 0) {
       taken.Drop(call);
       open.entries = all;

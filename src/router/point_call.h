@@ -48,6 +48,12 @@ struct PointCall final : RpcExchange, InFlight {
   bool may_ask_another = false;  // in this try: another can, so this one is not waited for to the end
   NodeId asked = 0, avoid = 0;   // in this try; in the last one, if it did not answer
   uint64_t seen = 0;             // of the keeper's news, when this try began
+  int too_stale = 0;             // so often the master has said that it is
+
+  // Whose share of the calls that may wait it takes (UP3), and whether it may: the node looks whether it has what a
+  // session has seen, or what is not too old.
+  uint64_t client = 0;
+  bool may_wait = false;
 
   ReadCache::Fill fill;           // a get whose answer may be kept
   WriteStamps* stamps = nullptr;  // a write: counts it (CA2)

@@ -100,6 +100,8 @@ class ScriptedNode final : public RpcService {
     std::optional<Uuid> cluster;      // it belongs to this one; its connections were made before, unless they are reset
     bool old_hello = false;           // hello does not say the cluster
     std::string refuses_marks;        // marks of snapshots are refused with BAD_REQUEST, and this
+    bool refuse_puts = false;         // they are not applied, and the answer has the record that is there
+    Nanos too_stale_after_ns = 0;     // gets of sessions wait so long, and it has not what they have seen; 0: it has
   };
 
   ScriptedNode(ScriptedCluster* cluster, NodeId id, SimKernel* kernel)
@@ -251,6 +253,11 @@ class ScriptedNode final : public RpcService {
   Task<void> Get(RpcCall<api::Kv_get_args, api::Kv_get_result>* call) {
     ++gets;
     if (!co_await Behave(call) || Cut()) co_return;
+    if (manners.too_stale_after_ns > 0 && !call->args.context.session.empty()) {
+      co_await Sleep(reactor_, manners.too_stale_after_ns);
+      SetError(&call->reply, MakeError(ApiCode::kTooStale, "not yet applied"));
+      co_return;
+    }
     const std::string& key = call->args.request.key;
     const bool any = call->args.context.level == api::g_pando_constants.LEVEL_BOUNDED;
     if (std::optional<api::KvError> error = any ? std::nullopt : Misrouted(key)) {
