@@ -26,6 +26,7 @@
 #include "src/base/memory_budget.h"
 #include "src/kvapi/kv_errors.h"
 #include "src/metrics/metrics.h"
+#include "src/router/snapshot_shares.h"
 
 namespace pando {
 
@@ -40,6 +41,7 @@ class LongWork {
     static constexpr int64_t kPart = 4;
     explicit Shared(int64_t memory_bytes) : ranges(memory_bytes / kPart), answers(memory_bytes / kPart) {}
     MemoryBudget ranges, answers;
+    SnapshotShares snapshots;
   };
 
   // What one request has of `ranges`.
@@ -76,6 +78,7 @@ class LongWork {
     const int64_t most = account.budget()->limit_bytes() / 2, used = account.budget()->used_bytes();
     return static_cast<size_t>(std::max<int64_t>(most - used, 0));
   }
+  SnapshotShares& snapshots() { return shared_.snapshots; }
   size_t limit_bytes() const { return static_cast<size_t>(shared_.ranges.limit_bytes()); }
   BudgetAccount& answers() { return answers_; }
   Counter& refused_total() { return refused_total_; }
