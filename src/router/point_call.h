@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -22,6 +23,8 @@ struct PointMethod {
   // Decodes arguments of any form and encodes them in the usual one. An error: they cannot be decoded.
   Status (*normalize)(ThriftCodec* codec, WireProtocol protocol, std::string_view body, MemoryGrant* memory,
                       std::string* usual) = nullptr;
+  // The answer to a write, without the value of the record that was there. Nothing: it has none, or cannot be decoded.
+  std::optional<std::string> (*leave_value_out)(ThriftCodec* codec, std::string_view body) = nullptr;
   // Answers a request of another protocol with a reply in the binary one.
   void (*translate)(RpcServer* server, const RequestId& id, std::string_view name, std::string_view body) = nullptr;
 };

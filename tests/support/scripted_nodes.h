@@ -276,6 +276,13 @@ class ScriptedNode final : public RpcService {
       SetError(&call->reply, *error);
       co_return;
     }
+    if (manners.refuse_puts) {
+      api::Record current;
+      current.found = true;
+      current.value = cluster_.records[request.key];
+      call->reply.success.__set_current(current);
+      co_return;
+    }
     const bool cut = Cut();
     if (cut && !manners.applies_and_closes) co_return;
     ++writes;
