@@ -12,6 +12,8 @@
 // Invariants
 //   RK1  At most one long poll and one refresh are in progress.
 //   RK2  The map is only of one cluster for the life of the process: that which all reactors follow (FC1).
+//   RK3  What all nodes that answer contradict is not believed for long. A node may have lied, or the topology was put
+//        back from a copy.
 #pragma once
 
 #include <atomic>
@@ -147,7 +149,10 @@ class RouteKeeper {
   Status Admit(const std::string& address, const Uuid& cluster);
   std::string WhyNoMap() const;  // of some of the nodes
   void LogNoMap();
-  Task<Status> AskMap(std::shared_ptr<Upstream> node, Nanos wait_ns);
+  // With `contradicts`, for all that it knows, and not only for what is news; sets it if the node has answered.
+  Task<Status> AskMap(std::shared_ptr<Upstream> node, Nanos wait_ns, bool* contradicts = nullptr);
+  // Whether all nodes that answer contradict what is known, and at least one does.
+  Task<bool> IsContradicted();
   void AdoptNodes();
   void TellNews();
   void WakeAll();
@@ -172,6 +177,7 @@ class RouteKeeper {
   };
   std::map<uint32_t, Refusal> refusals_;  // by partition, at most kMaxRefusals
   bool stopping_ = false, refreshing_ = false;
+  Nanos vain_since_ns_ = 0;  // refreshes have brought nothing since then; 0: the last one has
   Status trouble_;
   std::function<void()> on_complete_;
   Nanos next_log_ns_ = 0, next_no_map_log_ns_ = 0;
