@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Checks rules that the compiler cannot check: includes between layers, calls that only src/io may make, file and
-function lengths, invariant IDs, and unused files.
+function lengths, invariant IDs, unused files, and two types of one name.
 
     tools/check_layers.py [--root DIR] [--functions]
 
@@ -95,6 +95,11 @@ INVARIANT_TABLE = "docs/INVARIANTS.md"
 TABLE_ROW = re.compile(r"^\| ([A-Z]+[0-9]+) \|", re.M)
 INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"')
 GENERATED = ("gen-cpp/",)
+
+# Types and namespaces that begin a line: the others are nested. An unnamed namespace has no name. A class that is
+# specialized ("<"), or nested in one of another file ("::"), is not meant.
+NAMESPACE = re.compile(r"namespace(?: ([\w:]+))? \{\s*$")
+TYPE = re.compile(r"(?:template <.*> )?(?:struct|class) (\w+)(?: final)?(?: : [^;]*)? ?\{")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,6 +204,7 @@ class Checker:
             self.check_opening(path, text)
         self.check_dead_files()
         self.check_invariants()
+        self.check_type_names()
         for path, rule in sorted(set(self.exceptions) - self.used_exceptions):
             self.findings.append(Finding(path, 1, "exception", f"the exception from '{rule}' is no longer needed: "
                                          "remove it from EXCEPTIONS in tools/check_layers.py"))
@@ -303,6 +309,27 @@ class Checker:
         for match in re.finditer(r"`((?:tests|src|tools)/[\w./-]+\.\w+)`", text):
             if not (self.root / match.group(1)).is_file():
                 self.report(INVARIANT_TABLE, line_of(text, match.start()), "invariant", f"no file {match.group(1)}")
+
+    def check_type_names(self):
+        """Checks that no two files define a type of the same full name: the linker would take the functions of one of
+        them for both, without a word."""
+        defined = {}
+        for path in self.files:
+            if path.startswith("tests/"):
+                continue
+            opened = []
+            text = (self.root / path).read_text(encoding="utf-8")
+            for number, (line, whole) in enumerate(zip(blank_out(text).split("\n"), text.split("\n")), 1):
+                if match := NAMESPACE.match(line):
+                    opened.append(match.group(1))
+                elif opened and whole.startswith("}  // namespace"):
+                    opened.pop()
+                elif (match := TYPE.match(line)) and None not in opened:
+                    name = "::".join([*opened, match.group(1)])
+                    other = defined.setdefault(name, path)
+                    if other != path:
+                        self.report(path, number, "type-name", f"{name} is also a type of {other}: rename one of them, or "
+                                    "put it into an unnamed namespace")
 
     def check_dead_files(self):
         for path in self.files:

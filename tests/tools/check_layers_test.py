@@ -130,6 +130,17 @@ class CheckLayersTest(unittest.TestCase):
         self.write("src/node/http.cc", "\n")
         self.assertEqual(["exception"], self.rules({("src/node/http.cc", "thread"): "the control thread"}))
 
+    def test_two_types_of_one_name(self):
+        type_of = "// A thing.\n#pragma once\n{}struct Load {{\n  int a = 0;\n}};\n{}".format
+        self.write("src/topology/a.h", type_of("namespace p {\n", "}  // namespace p\n"))
+        self.write("src/partition/b.h", type_of("namespace p::other {\n", "}  // namespace p::other\n"))
+        self.write("src/partition/c.cc", type_of("namespace p {\nnamespace {\n", "}  // namespace\n}  // namespace p\n"))
+        self.write("src/partition/d.h", HEADER + "namespace p {\nstruct Load;\n}  // namespace p\n")
+        self.assertNotIn("type-name", self.rules())
+        code = type_of("namespace p {\nnamespace {\nstruct X {\n};\n}  // namespace\n", "}  // namespace p\n")
+        hit = self.assert_rule("type-name", "src/wal/e.h", code)[0]
+        self.assertIn("p::Load is also a type of", hit.message)
+
     def test_long_file(self):
         self.assert_rule("file-length", "src/wal/a.cc", "\n" * 801)
         self.assert_clean("src/wal/a.cc", "\n" * 800)
