@@ -367,6 +367,8 @@ TEST_F(FollowedUnitsTest, TellOfTheirRoom) {
         t->machine_->EmptyDisk();
         co_await Sleep(*t->reactor_, 2 * kSecond);
         EXPECT_EQ(p->Room(), UINT64_MAX);
+        EXPECT_TRUE(t->p_->stats().disk_full) << "the status changes after a minute, not at once";
+        co_await Sleep(*t->reactor_, 60 * kSecond);
         EXPECT_FALSE(t->p_->stats().disk_full);
         EXPECT_OK(master.GivePut(p, "last", "1"));
         co_await UntilDurable(t->reactor_, t->p_);
