@@ -505,6 +505,10 @@ Refusal ToPageCursor(std::string_view bytes, PageCursor* cursor) {
 
 Refusal CheckTtl(int32_t ttl_ms) {
   if (ttl_ms < 0) return Bad("ttl_ms is {}; it must be 0 (the default, one minute) or more", ttl_ms);
+  if (ttl_ms > kMaxSnapshotTtlMs) {
+    return Bad("ttl_ms is {}; the most is {}: renew the snapshot to keep it open longer (renewSnapshot)", ttl_ms,
+               kMaxSnapshotTtlMs);
+  }
   return {};
 }
 

@@ -108,7 +108,9 @@ Refusal ToSnapshotId(std::string_view token, SnapshotId* id);
 // Decodes a token that must not be empty.
 Refusal ToSnapshotToken(std::string_view bytes, SnapshotToken* token);
 Refusal ToPageCursor(std::string_view bytes, PageCursor* cursor);
-Refusal CheckTtl(int32_t ttl_ms);  // for a snapshot
+// Of a snapshot. It is kept open longer by renewing it: whoever is gone keeps nothing for long.
+inline constexpr int32_t kMaxSnapshotTtlMs = 600'000;
+Refusal CheckTtl(int32_t ttl_ms);
 Refusal CheckMultiGet(const api::MultiGetRequest& request);
 Refusal CheckWatch(const api::WatchRequest& request);
 Refusal CheckWatch(std::string_view prefix, int32_t wait_ms);

@@ -282,14 +282,16 @@ ScanCost CostOfScan(size_t sources, size_t max_rows, size_t max_bytes) {
   return cost;
 }
 
-std::optional<size_t> ReservePage(MergeScanSpec* spec, size_t sources, size_t limit_bytes, MemoryGrant* memory) {
+std::optional<size_t> ReservePage(MergeScanSpec* spec, size_t sources, size_t limit_bytes, MemoryGrant* memory,
+                                  size_t most_bytes) {
   const size_t share = limit_bytes / kScansSharingMemory;
   spec->max_bytes = std::min(spec->max_bytes, std::max(kMinScanBytes, spec->max_rows * kGenerousRowBytes));
   spec->memory = memory;
   for (;;) {
     const ScanCost cost = CostOfScan(sources, spec->max_rows, spec->max_bytes);
     const bool shortest = spec->max_bytes <= kMinScanBytes && spec->max_rows <= kMinScanRows;
-    if ((shortest || cost.total_bytes <= share) && memory->TryGrow(cost.total_bytes)) {
+    const bool fits = cost.total_bytes <= most_bytes && (shortest || cost.total_bytes <= share);
+    if (fits && memory->TryGrow(cost.total_bytes)) {
       spec->held_bytes = cost.held_bytes;
       return std::nullopt;
     }

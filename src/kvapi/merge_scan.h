@@ -57,8 +57,10 @@ struct ScanCost {
 ScanCost CostOfScan(size_t sources, size_t max_rows, size_t max_bytes);
 // Reserves in `memory` what a page takes, and sets what of it the scan may hold. It reserves no more than its share of
 // `limit_bytes`, the memory of all requests, so that many scans can run concurrently. When memory is short, the page is
-// made shorter; a cursor says where it ended. Nothing, or the memory that even the shortest page would need.
-std::optional<size_t> ReservePage(MergeScanSpec* spec, size_t sources, size_t limit_bytes, MemoryGrant* memory);
+// made shorter; a cursor says where it ended. Nor does it reserve more than `most_bytes`. Nothing, or the memory that
+// even the shortest page would need.
+std::optional<size_t> ReservePage(MergeScanSpec* spec, size_t sources, size_t limit_bytes, MemoryGrant* memory,
+                                  size_t most_bytes = SIZE_MAX);
 // For MergeScanSpec::max_examined on a node.
 inline constexpr size_t kMaxExaminedRecords = 64u << 10;
 // The maximum number of concurrent calls of sources of one request, and the memory that each of them

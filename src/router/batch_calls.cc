@@ -19,7 +19,7 @@ namespace {
 // Room in a reply frame for everything other than values.
 constexpr size_t kMaxValuesBytes = kMaxFrameBytes - (512u << 10);
 
-// The values that one reply holds: no more than fit into a frame.
+// The values that one reply holds: no more than fit into a frame. `memory` is for them alone.
 struct ValuesOfReply {
   bool TryTake(size_t value_bytes, MemoryGrant* memory) {
     if (bytes + value_bytes > kMaxValuesBytes || !memory->TryGrow(value_bytes)) return false;
@@ -75,6 +75,7 @@ std::optional<api::KvError> ErrorOf(const P& part, bool is_write, bool named, Re
     *cause = RetryCause::kNone;
   } else if (status.code() == Code::kOverloaded) {
     *cause = RetryCause::kBusy;
+    if (error.retry_after_ms == 0) error.retry_after_ms = LongWork::kRetryAfterMs;
   } else {
     *cause = !may_repeat ? RetryCause::kNone : part.answer.sent ? RetryCause::kBroken : RetryCause::kDown;
   }
@@ -147,6 +148,7 @@ struct Readers {
   }
   // After a round: whoever could not answer is not asked again.
   void Learn(const std::map<NodeId, GetPart>& parts) {
+    only_master_asked = only_master;
     const NodeId before = std::exchange(silent, 0);
     for (const auto& [node, part] : parts) {
       if (part.answer.silent) silent = node;
@@ -154,7 +156,16 @@ struct Readers {
     only_master |= silent == 0 || before != 0;
     may_ask_another = false;
   }
+  // After a round of masters alone that has left these open: whether asking once more is of no use.
+  bool AreTooStale(const std::vector<size_t>& open, const std::vector<api::MultiGetItem>& items) {
+    return only_master_asked &&
+           std::any_of(open.begin(), open.end(),
+                       [&](size_t i) { return items[i].error.code == static_cast<int32_t>(ApiCode::kTooStale); }) &&
+           ++too_stale >= kMostTooStale;
+  }
   bool only_master, may_ask_another = false;
+  bool only_master_asked = false;  // in the last round
+  int too_stale = 0;
   NodeId silent = 0;  // it has not answered while there was time to ask another
 };
 
@@ -176,8 +187,34 @@ Task<void> SendGets(RouteKeeper* keeper, MultiGetCall* call, NodeId node, bool m
                                    terms, std::move(outdated));
 }
 
-void TakeGets(RouteKeeper* keeper, MultiGetCall* call, GetPart& part, ValuesOfReply* values, Sessions* sessions,
-              Open* open) {
+// What a multiGet has taken from the answers of nodes.
+struct Taken {
+  explicit Taken(BudgetAccount* account) : memory(account) {}
+  // A value is held here, and once more in the reply when that is encoded.
+  bool TryTake(size_t value_bytes, MultiGetCall* call) {
+    if (!LongWork::LeavesRoom(call->server->account(), value_bytes) || !call->memory.TryGrow(value_bytes)) return false;
+    if (values.TryTake(value_bytes, &memory)) return true;
+    call->memory.Shrink(value_bytes);
+    return false;
+  }
+  void Drop(MultiGetCall* call) {
+    for (api::MultiGetItem& item : call->reply.success.items) item = api::MultiGetItem();
+    call->memory.Shrink(values.bytes);
+    memory.ReleaseAll();
+    values = ValuesOfReply();
+  }
+  MemoryGrant memory;
+  ValuesOfReply values;
+};
+
+// There was no memory here for the answer of a node.
+bool IsUnread(const std::map<NodeId, GetPart>& parts) {
+  return std::any_of(parts.begin(), parts.end(), [](const auto& p) {
+    return p.second.answer.sent && p.second.answer.status.code() == Code::kOverloaded;
+  });
+}
+
+void TakeGets(RouteKeeper* keeper, MultiGetCall* call, GetPart& part, Taken* taken, Sessions* sessions, Open* open) {
   const RouteMap& map = keeper->map();
   RetryCause cause = RetryCause::kNone;
   const std::optional<api::KvError> failed = ErrorOf(part, /*is_write=*/false, false, &cause);
@@ -196,7 +233,7 @@ void TakeGets(RouteKeeper* keeper, MultiGetCall* call, GetPart& part, ValuesOfRe
     const RetryCause why = from.__isset.error ? CauseOf(from.error) : RetryCause::kNone;
     if (why == RetryCause::kNotNow) keeper->NoteRefusal(partition(k), from.error.message);
     if (why != RetryCause::kNone) open->Add(part.entries[k], why);
-    if (!values->TryTake(from.record.value.size(), &call->memory)) {
+    if (!taken->TryTake(from.record.value.size(), call)) {
       to.__set_error(MakeBusy("the values of one reply are too many; read this key again together with fewer others",
                               /*retry_after_ms=*/0));
       continue;
@@ -214,9 +251,11 @@ Task<void> RouteMultiGet(RouteKeeper* keeper, MultiGetCall* call) {
   Backoff backoff(call->server->reactor());
   Sessions sessions;
   sessions.Begin(keeper->map().cluster_id(), call->args.context.session);
-  ValuesOfReply values;
+  LongWork* const work = keeper->long_work();
+  Taken taken(work == nullptr ? &call->server->account() : &work->answers());
   Open open;
   for (size_t i = 0; i < call->args.request.keys.size(); ++i) open.entries.push_back(i);
+  const std::vector<size_t> all = open.entries;
   Readers readers(call->args.context);
   while (!open.entries.empty()) {
     const uint64_t seen = keeper->news();
@@ -232,10 +271,19 @@ Task<void> RouteMultiGet(RouteKeeper* keeper, MultiGetCall* call) {
     open = Open();
     for (auto& [node, part] : parts) {
       for (const size_t i : part.entries) call->reply.success.items[i] = api::MultiGetItem();
-      TakeGets(keeper, call, part, &values, &sessions, &open);
+      TakeGets(keeper, call, part, &taken, &sessions, &open);
     }
     readers.Learn(parts);
     if (open.entries.empty()) break;
+    // LW1: nobody keeps answers while it waits until there is memory for others. The client asks for the rest again.
+    const bool unread = IsUnread(parts);
+    parts.clear();
+    if (unread && taken.values.bytes > 0) break;
+    if (readers.AreTooStale(open.entries, call->reply.success.items)) break;
+    if (open.cause == RetryCause::kBusy && taken.values.bytes > 0) {
+      taken.Drop(call);
+      open.entries = all;
+    }
     if (!co_await PauseBetween(keeper, call, &backoff, open.cause, seen)) break;
   }
   if (call->answered) co_return;
@@ -386,6 +434,7 @@ Task<void> RouteWriteBatch(RouteKeeper* keeper, WriteBatchCall* call) {
       if (request.ops.empty() && last && cause != RetryCause::kNone) open.Add(0, cause);
     }
     if (open.entries.empty()) break;
+    parts.clear();  // what they take is not kept while this waits
     if (!co_await PauseBetween(keeper, call, &backoff, open.cause, seen)) break;
   }
   call->withdrawable = nullptr;

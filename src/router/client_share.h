@@ -1,7 +1,8 @@
-// Whose share of the calls that take long a request takes (UP3): that of the name which its client has proved, or else
-// that of the client's host. A client gets no more by opening more connections.
+// Whose share a request takes, of the calls that take long or may wait (UP3), of their memory (LW2) and of the
+// snapshots (RS3): that of the name which its client has proved, or else that of the client's host. A client gets no
+// more by opening more connections.
 //
-// A share is kept only while calls of it are unanswered, so their number is bounded by that of the calls.
+// A share is kept only while calls of it are unanswered or its snapshots are open, so their number is bounded by those.
 //
 // Threads: pure functions.
 #pragma once

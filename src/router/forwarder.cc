@@ -7,6 +7,7 @@
 #include "src/base/hash.h"
 #include "src/kvapi/kv_errors.h"
 #include "src/kvapi/kv_requests.h"
+#include "src/router/client_share.h"
 #include "src/router/point_request.h"
 #include "src/rpc/rpc_dispatch.h"
 
@@ -29,6 +30,16 @@ Times TimesOf(const PointCall& call, Nanos now_ns) {
   const Nanos patience_ns = std::min(kReplicaPatienceNs, left_ns / 2);
   // The node's own answer that it was too slow must come first: whoever says that is not silent.
   return {patience_ns, patience_ns - std::max(patience_ns / 50, 2 * kWayBackNs)};
+}
+
+// As that of CallTerms.
+uint64_t ClientOf(const RequestId& id, const Identity* identity) {
+  return identity != nullptr ? ShareOf(*identity) : reinterpret_cast<uintptr_t>(id.connection);
+}
+
+bool MayWait(const api::Context& context) {
+  return context.level == api::g_pando_constants.LEVEL_BOUNDED ||
+         (context.level == api::g_pando_constants.LEVEL_SESSION && !context.session.empty());
 }
 
 // Half of it must be worth asking for.
@@ -83,6 +94,8 @@ void Forwarder::OnRequest(const RpcRequest& request, const PointMethod& method) 
   }
   server_->BeginCall(request.id);
   const Identity* identity = server_->IdentityOf(request.id);
+  call->may_wait = !method.is_write && MayWait(call->context);
+  if (call->may_wait) call->owner = call->client = ClientOf(request.id, identity);
   call->shareable = method.name == "get" && request.id.protocol == WireProtocol::kBinary && view->only_key &&
                     IsPlainRead(call->context) && identity != nullptr && identity->principal.empty();
   if (sharing_.Join(&call)) return metrics_.shared_total.Add();
@@ -215,7 +228,8 @@ Task<RetryCause> Forwarder::Try(PointCall* call) {
     keeper_->Refresh();
     co_return RetryCause::kDown;
   }
-  Result<std::shared_ptr<Upstream::Link>> picked = upstream->Pick(CallKind::kPoint);
+  Result<std::shared_ptr<Upstream::Link>> picked =
+      upstream->Pick(call->may_wait ? CallKind::kWaiting : CallKind::kPoint, call->client);
   if (!picked.ok()) {
     call->Fail(picked.status());
     call->avoid = call->asked;
@@ -267,6 +281,11 @@ RetryCause Forwarder::JudgeError(PointCall* call, const std::string& address) {
     return JudgeLost(call, Error(Code::kAborted, "{} has not answered in time", address));
   }
   const RetryCause cause = CauseOf(call->error);
+  const bool too_stale = call->error.code == static_cast<int32_t>(ApiCode::kTooStale);
+  if (too_stale && call->asked == keeper_->map().RouteOfHash(call->hash).master && ++call->too_stale >= kMostTooStale) {
+    call->error = GaveUp(call->error, call->too_stale, call->budget_ms);
+    return RetryCause::kNone;
+  }
   if (cause == RetryCause::kMisrouted) NoteMisrouted(call);
   if (cause == RetryCause::kNotNow) {
     keeper_->NoteRefusal(keeper_->map().RouteOfHash(call->hash).partition, call->error.message);

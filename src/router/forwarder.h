@@ -71,8 +71,8 @@ class Forwarder {
   Task<RetryCause> Try(PointCall* call);
   std::shared_ptr<Upstream> Choose(PointCall* call);
   Status SendTo(Upstream::Link* link, PointCall* call, Nanos budget_ns);
-  RetryCause JudgeError(PointCall* call, const std::string& address);
   RetryCause JudgeLost(PointCall* call, const Status& status);
+  RetryCause JudgeError(PointCall* call, const std::string& address);  // with which the node there has answered
   void NoteMisrouted(PointCall* call);
 
   RpcServer* const server_;

@@ -69,7 +69,8 @@ Task<void> Hedger::Send(std::shared_ptr<Hedge> hedge) {
     metrics_.no_token_total.Add();
     co_return;
   }
-  Result<std::shared_ptr<Upstream::Link>> picked = node->Pick(CallKind::kPoint);
+  Result<std::shared_ptr<Upstream::Link>> picked =
+      node->Pick(call->may_wait ? CallKind::kWaiting : CallKind::kPoint, call->client);
   if (!picked.ok()) co_return;
   api::Context context = call->context;
   const Nanos left_ns = call->deadline_ns - reactor.NowNs();
@@ -80,6 +81,7 @@ Task<void> Hedger::Send(std::shared_ptr<Hedge> hedge) {
   if (!link->client->Send(WireProtocol::kBinary, call->method->name, head, call->rest).ok()) co_return;
   metrics_.sent_total.Add();
   hedge->link = link;
+  hedge->owner = call->owner;
   const Nanos sent_ns = reactor.NowNs();
   co_await link->client->Begin(hedge.get(), std::max(left_ns, kMillisecond));
   hedge->link = nullptr;

@@ -98,10 +98,11 @@ Task<NodeAnswer> CallNode(RouteKeeper* keeper, std::shared_ptr<Upstream> node, C
   RpcClient::TypedCall<Reply> call;
   call.reply = reply;
   call.must_arrive = is_write;
-  MemoryGrant memory(terms.memory);
+  const bool in_part = terms.memory != nullptr && kind == CallKind::kLong && keeper->long_work() != nullptr;
+  MemoryGrant memory(in_part ? &keeper->long_work()->answers() : terms.memory);
   if (terms.memory != nullptr) call.memory = &memory;
   call.entry_bytes = EntryBytesOf<Reply>();
-  if (kind == CallKind::kLong) call.owner = terms.client;
+  if (HasShares(kind)) call.owner = terms.client;
   if (Status refused = link->client->SendArgs(method, *args); !refused.ok()) {
     co_return NodeAnswer{std::move(refused), false};
   }

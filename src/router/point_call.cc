@@ -13,6 +13,9 @@ namespace pando {
 
 namespace {
 
+// An answer that is as short as this is passed on as it is, however short memory is.
+constexpr size_t kLeastLargeBytes = 1024;
+
 template <typename Args>
 Status Normalize(ThriftCodec* codec, WireProtocol protocol, std::string_view body, MemoryGrant* memory,
                  std::string* usual) {
@@ -32,9 +35,28 @@ void Translate(RpcServer* server, const RequestId& id, std::string_view name, st
   server->Reply(id, name, result);
 }
 
+template <typename Result>
+std::optional<std::string> LeaveValueOut(ThriftCodec* codec, std::string_view body) {
+  if constexpr (requires(Result result) { result.success.current_value_omitted; }) {
+    Result result;
+    if (!codec->Read(WireProtocol::kBinary, body, &result).ok()) return std::nullopt;
+    const auto leave_out = [](bool is_set, api::Record* record, bool* omitted) {
+      if (!is_set || record->value.empty()) return;
+      std::string().swap(record->value);
+      *omitted = true;
+    };
+    leave_out(result.success.__isset.current, &result.success.current, &result.success.current_value_omitted);
+    leave_out(result.success.__isset.previous, &result.success.previous, &result.success.previous_value_omitted);
+    std::string without;
+    codec->WriteStruct(result, &without);
+    return without;
+  }
+  return std::nullopt;
+}
+
 template <typename Args, typename Result>
 constexpr PointMethod MakeMethod(std::string_view name, bool is_write) {
-  return {name, is_write, Normalize<Args>, Translate<Result>};
+  return {name, is_write, Normalize<Args>, LeaveValueOut<Result>, Translate<Result>};
 }
 
 const std::array<PointMethod, 5> kPointMethods = {
@@ -89,7 +111,13 @@ void PointCall::Pass(const MessageHeader& header, std::string_view body) {
   }
   answered = true;
   // The value must be held until the client has read it, as on a node. What came of a write must be said.
-  if (!method->is_write && server->Exhausted()) return server->ReplyOverloaded(id, method->name);
+  const bool exhausted = server->Exhausted();
+  if (!method->is_write && exhausted) return server->ReplyOverloaded(id, method->name);
+  std::optional<std::string> without;
+  if (exhausted && header.type == apache::thrift::protocol::T_REPLY && body.size() > kLeastLargeBytes) {
+    without = method->leave_value_out(&server->codec(), body);
+    if (without) body = *without;
+  }
   if (id.protocol != header.protocol && header.type == apache::thrift::protocol::T_REPLY) {
     return method->translate(server, id, method->name, body);
   }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -22,6 +23,8 @@ struct PointMethod {
   // Decodes arguments of any form and encodes them in the usual one. An error: they cannot be decoded.
   Status (*normalize)(ThriftCodec* codec, WireProtocol protocol, std::string_view body, MemoryGrant* memory,
                       std::string* usual) = nullptr;
+  // The answer to a write, without the value of the record that was there. Nothing: it has none, or cannot be decoded.
+  std::optional<std::string> (*leave_value_out)(ThriftCodec* codec, std::string_view body) = nullptr;
   // Answers a request of another protocol with a reply in the binary one.
   void (*translate)(RpcServer* server, const RequestId& id, std::string_view name, std::string_view body) = nullptr;
 };
@@ -48,6 +51,12 @@ struct PointCall final : RpcExchange, InFlight {
   bool may_ask_another = false;  // in this try: another can, so this one is not waited for to the end
   NodeId asked = 0, avoid = 0;   // in this try; in the last one, if it did not answer
   uint64_t seen = 0;             // of the keeper's news, when this try began
+  int too_stale = 0;             // so often the master has said that it is
+
+  // Whose share of the calls that may wait it takes (UP3), and whether it may: the node looks whether it has what a
+  // session has seen, or what is not too old.
+  uint64_t client = 0;
+  bool may_wait = false;
 
   ReadCache::Fill fill;           // a get whose answer may be kept
   WriteStamps* stamps = nullptr;  // a write: counts it (CA2)

@@ -127,11 +127,10 @@ Task<void> RouteDeleteRange(RangeNodes* nodes, DeleteRangeCall* call) {
   if (Refuse(call, ToScanRange(request, &deletion.range, cluster))) co_return;
   const uint64_t scan_id = ScanIdOf(deletion.range, call->server->reactor());
   const size_t bytes = MostSharesOf(nodes->map()) * kReplyBytes + nodes->map().routes().size() * 384;
-  if (!call->memory.TryGrow(bytes)) {
-    Refuse(call, Refusal(call->server->OverloadedError(bytes)));
-    co_return;
-  }
-  RangeAsk ask(nodes, &call->args.context, CallTerms(*call));
+  const CallTerms terms(*call);
+  LongWork::Ticket ticket;
+  if (!ReserveLong(nodes->long_work(), terms.client, call, bytes, &ticket)) co_return;
+  RangeAsk ask(nodes, &call->args.context, terms);
   RangeTries tries(&ask, call, /*only_master=*/true);
   bool all_visited = deletion.range.empty;
   SentDeletion sent;

@@ -29,6 +29,8 @@ class RangeNodes {
   virtual uint64_t news() const = 0;
   virtual Task<void> UntilNews(uint64_t seen, Nanos deadline_ns) = 0;
   virtual bool stopping() const = 0;
+  // Null: there is none.
+  virtual LongWork* long_work() const { return nullptr; }
 
   // Arguments and reply outlive the task; the reply is fresh. The context's budget is set to what is left.
   virtual Task<NodeAnswer> Scan(NodeId node, api::Routing_scanPartitions_args* args,
@@ -58,6 +60,7 @@ class RoutedNodes final : public RangeNodes {
   uint64_t news() const override { return keeper_.news(); }
   Task<void> UntilNews(uint64_t seen, Nanos deadline_ns) override { co_await keeper_.UntilNews(seen, deadline_ns); }
   bool stopping() const override { return keeper_.stopping(); }
+  LongWork* long_work() const override { return keeper_.long_work(); }
 
   Task<NodeAnswer> Scan(NodeId node, api::Routing_scanPartitions_args* args, api::Routing_scanPartitions_result* reply,
                         const CallTerms& terms) override {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,22 +16,37 @@ namespace pando {
 
 namespace {
 
-template <typename Call>
-bool Overloaded(Call* call, size_t bytes) {
-  call->server->metrics().overloaded_total.Add();
-  return Refuse(call, Refusal(call->server->OverloadedError(bytes)));
-}
-
-// Reserves memory, or sets an error in the reply.
-template <typename Call>
-bool Reserve(Call* call, size_t bytes) {
-  return call->memory.TryGrow(bytes) || !Overloaded(call, bytes);
-}
-
 // -- scan
 
-Task<Status> ReadPage(const RangeParts* parts, const MergeScanSpec* spec, ScanPage* page) {
-  CO_ASSIGN_OR_RETURN(*page, co_await MergeScan(parts->Sources(), *spec));
+// Reserves a page and its plan in the memory of the call, and admits them. False: an error is set in its reply.
+bool ReservePageOf(ScanCall* call, LongWork* work, const RouteMap& map, MergeScanSpec* spec, LongWork::Ticket* ticket) {
+  const uint64_t client = CallTerms(*call).client;
+  const auto all_bytes = static_cast<size_t>(call->server->memory_limit_bytes());
+  const size_t limit_bytes = work == nullptr ? all_bytes : work->limit_bytes();
+  const size_t most_bytes =
+      work == nullptr ? SIZE_MAX : std::min(work->MostFor(client), LongWork::RoomIn(call->server->account()));
+  const size_t before = call->memory.bytes(), plan_bytes = PlanCost(map, spec->range);
+  std::optional<size_t> missing = plan_bytes;
+  if (plan_bytes <= most_bytes && call->memory.TryGrow(plan_bytes)) {
+    missing = ReservePage(spec, MostSharesOf(map), limit_bytes, &call->memory, most_bytes - plan_bytes);
+    if (missing) *missing += plan_bytes;
+  }
+  if (!missing && (work == nullptr || work->Admit(client, call->memory.bytes() - before, ticket))) return true;
+  if (!missing || *missing > most_bytes) {
+    SetError(&call->reply, work->Refuse(client));
+  } else {
+    call->server->metrics().overloaded_total.Add();
+    SetError(&call->reply, call->server->OverloadedError(*missing));
+  }
+  return false;
+}
+
+// `more`: what the page takes beyond its reservation.
+Task<Status> ReadPage(const RangeParts* parts, const MergeScanSpec* spec, MemoryGrant* more, ScanPage* page) {
+  more->ReleaseAll();  // of a try that has failed
+  MergeScanSpec of_try = *spec;
+  of_try.memory = more;
+  CO_ASSIGN_OR_RETURN(*page, co_await MergeScan(parts->Sources(), std::move(of_try)));
   co_return Status();
 }
 
@@ -50,8 +66,11 @@ Task<bool> SumsOf(RangeNodes* nodes, Call* call, RangeAggregates* sums) {
   const Status complete = co_await nodes->UntilComplete(call->deadline_ns);
   if (Failed(call, complete)) co_return false;
   const RouteMap& map = nodes->map();
-  if (!Reserve(call, FanOutCost(MostSharesOf(map)) + PlanCost(map, range))) co_return false;
-  RangeAsk ask(nodes, &call->args.context, CallTerms(*call), request.snapshot);
+  const CallTerms terms(*call);
+  LongWork::Ticket ticket;
+  const size_t bytes = FanOutCost(MostSharesOf(map)) + PlanCost(map, range);
+  if (!ReserveLong(nodes->long_work(), terms.client, call, bytes, &ticket)) co_return false;
+  RangeAsk ask(nodes, &call->args.context, terms, request.snapshot);
   if (!range.empty) {
     RangeTries tries(&ask, call, IsForMasters(call->args.context));
     auto attempt = [&range, sums](RangeParts* parts) { return ReadSums(parts, &range, sums); };
@@ -72,7 +91,7 @@ Task<void> SampleNode(NodePart* part, const ScanRange* range, size_t keys, Resul
 struct Splitting {
   ScanRange range;
   size_t parts = 0;
-  MemoryGrant* memory = nullptr;
+  BudgetAccount* account = nullptr;  // for the sample
   std::vector<RangePart> result;
 };
 
@@ -95,11 +114,12 @@ Task<Status> SplitOnce(const RangeParts* parts, Splitting* splitting) {
   }
   co_await sampling.Drain();
   RangeSample all;
+  MemoryGrant memory(splitting->account);
   for (Result<RangeSample>& sample : samples) {
     CO_RETURN_IF_ERROR(sample.status());
     all.count += sample->count;
     for (SampledKey& key : sample->keys) {
-      if (!splitting->memory->TryGrow(2 * (sizeof(SampledKey) + key.key.size()))) {
+      if (!memory.TryGrow(2 * (sizeof(SampledKey) + key.key.size()))) {
         co_return Error(Code::kOverloaded, "the router has no free memory to sample the range; try again");
       }
       all.keys.push_back(std::move(key));
@@ -125,19 +145,16 @@ Task<void> RouteScan(RangeNodes* nodes, ScanCall* call) {
   const Uuid cluster = nodes->map().cluster_id();
   if (Refuse(call, ToScanRange(request, &spec.range, cluster))) co_return;
   const uint64_t scan_id = ScanIdOf(spec.range, call->server->reactor());
-  if (!Reserve(call, PlanCost(nodes->map(), spec.range))) co_return;
-  const auto limit_bytes = static_cast<size_t>(call->server->memory_limit_bytes());
-  if (const auto missing = ReservePage(&spec, MostSharesOf(nodes->map()), limit_bytes, &call->memory)) {
-    Overloaded(call, *missing);
-    co_return;
-  }
+  LongWork::Ticket ticket;
+  if (!ReservePageOf(call, nodes->long_work(), nodes->map(), &spec, &ticket)) co_return;
   RangeAsk ask(nodes, &call->args.context, CallTerms(*call), request.snapshot, request.since);
   ask.SetSlice(request.slices, request.slice);
+  MemoryGrant more(&call->server->account());
   ScanPage page;
   page.exhausted = true;
   if (!spec.range.empty) {
     RangeTries tries(&ask, call, IsForMasters(call->args.context));
-    auto attempt = [&spec, &page](RangeParts* parts) { return ReadPage(parts, &spec, &page); };
+    auto attempt = [&](RangeParts* parts) { return ReadPage(parts, &spec, &more, &page); };
     const Refusal refusal = co_await tries.UntilCovered(spec.range, attempt);
     if (call->answered || Refuse(call, refusal)) co_return;
   }
@@ -168,14 +185,16 @@ Task<void> RouteSplitRange(RangeNodes* nodes, SplitRangeCall* call) {
   if (Refuse(call, ToScanRange(request.start_key, request.end_key, request.prefix, &splitting.range))) co_return;
   if (Refuse(call, CheckSplitParts(request.parts))) co_return;
   splitting.parts = static_cast<size_t>(request.parts);
-  splitting.memory = &call->memory;
+  splitting.account = &call->server->account();
   const Status complete = co_await nodes->UntilComplete(call->deadline_ns);
   if (Failed(call, complete)) co_return;
   const RouteMap& map = nodes->map();
   const size_t bytes = kCountsInFlight * (FanOutCost(MostSharesOf(map)) + PlanCost(map, splitting.range)) +
                        2 * splitting.parts * 2 * kMaxKeyBytes;
-  if (!Reserve(call, bytes)) co_return;
-  RangeAsk ask(nodes, &call->args.context, CallTerms(*call), request.snapshot);
+  const CallTerms terms(*call);
+  LongWork::Ticket ticket;
+  if (!ReserveLong(nodes->long_work(), terms.client, call, bytes, &ticket)) co_return;
+  RangeAsk ask(nodes, &call->args.context, terms, request.snapshot);
   if (splitting.range.empty) {
     splitting.result.push_back({splitting.range.start, splitting.range.end, {}});
   } else {

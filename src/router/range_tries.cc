@@ -45,6 +45,8 @@ Result<RangePlan> RangeTries::Plan(const ScanRange& range) {
 Task<bool> RangeTries::WaitForNext() {
   const RetryCause cause = ask_.cause();
   if (cause == RetryCause::kNone) co_return false;
+  const bool too_stale = ask_.failure()->code == static_cast<int32_t>(ApiCode::kTooStale);
+  if (only_master_ && too_stale && ++too_stale_ >= kMostTooStale) co_return false;
   // A replica that could not answer is not asked again. After one that was silent, another one may answer.
   const bool silent = ask_.silent() != silent_ && ++silences_ < kMostSilences;
   silent_ = ask_.silent();

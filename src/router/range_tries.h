@@ -73,6 +73,7 @@ class RangeTries {
   bool only_master_;
   NodeId silent_ = 0;  // as of the try before
   int silences_ = 0;   // tries that a silent replica has ended
+  int too_stale_ = 0;  // tries of masters alone in which one said that it is
   uint64_t seen_ = 0;  // of the nodes' news, when the try began
 };
 

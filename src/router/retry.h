@@ -42,6 +42,9 @@ class Backoff {
 // each other.
 inline constexpr int kQuickTries = 3;
 
+// A master that is so often behind what a reader has seen has lost it, or the reader has not seen it.
+inline constexpr int kMostTooStale = 3;
+
 // The error of a request whose budget has ended while it was tried. `last`: of the last try.
 api::KvError GaveUp(const api::KvError& last, int tries, int32_t budget_ms);
 

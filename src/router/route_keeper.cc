@@ -265,13 +265,13 @@ Status RouteKeeper::Refused(Status why) {
   return why;
 }
 
-Task<Status> RouteKeeper::AskMap(std::shared_ptr<Upstream> node, Nanos wait_ns) {
+Task<Status> RouteKeeper::AskMap(std::shared_ptr<Upstream> node, Nanos wait_ns, bool* contradicts) {
   CO_ASSIGN_OR_RETURN(const std::shared_ptr<Upstream::Link> link, node->Pick(CallKind::kMap));
   api::Routing_getMap_args args;
   api::Routing_getMap_result result;
   const Nanos budget_ns = wait_ns + options_.answer_ns;
   args.context.budget_ms = static_cast<int32_t>(budget_ns / kMillisecond);
-  args.request.known_version = map_.version();
+  args.request.known_version = contradicts != nullptr ? 0 : map_.version();
   const Uuid followed = options_.cluster->id();
   args.request.wait_ms = static_cast<int32_t>(wait_ns / kMillisecond);
   if (!followed.IsNil()) args.request.cluster_id = followed.ToString();
@@ -288,6 +288,7 @@ Task<Status> RouteKeeper::AskMap(std::shared_ptr<Upstream> node, Nanos wait_ns) 
   if (const std::optional<Uuid> cluster = Uuid::Parse(result.success.cluster_id); cluster && !cluster->IsNil()) {
     if (Status admitted = Admit(node->address(), *cluster); !admitted.ok()) co_return Refused(std::move(admitted));
   }
+  if (contradicts != nullptr) *contradicts = map_.IsContradictedBy(result.success);
   if (Status applied = map_.Apply(result.success, node->address()); !applied.ok()) {
     co_return Refused(std::move(applied));
   }
@@ -329,6 +330,22 @@ void RouteKeeper::Refresh() {
   tasks_.Spawn(AskAll());
 }
 
+Task<bool> RouteKeeper::IsContradicted() {
+  std::vector<std::shared_ptr<Upstream>> up;
+  for (const auto& [address, upstream] : upstreams_) {
+    if (upstream->up()) up.push_back(upstream);
+  }
+  bool any = false;
+  for (const std::shared_ptr<Upstream>& node : up) {
+    if (stopping_) co_return false;
+    bool contradicts = false;
+    const Status asked = co_await AskMap(node, 0, &contradicts);
+    if (asked.ok() && !contradicts) co_return false;
+    any |= asked.ok();
+  }
+  co_return any;
+}
+
 // One after the other, until one knows more: a node that is cut off from the topology knows nothing new.
 Task<void> RouteKeeper::AskAll() {
   const uint64_t before = map_.changes();
@@ -336,6 +353,20 @@ Task<void> RouteKeeper::AskAll() {
     const std::shared_ptr<Upstream> node = AnyNode();
     if (node == nullptr) break;
     if (Status asked = co_await AskMap(node, 0); !asked.ok()) trouble_ = std::move(asked);
+  }
+  const Nanos now_ns = reactor_.NowNs();
+  if (map_.changes() != before || !map_.complete()) {
+    vain_since_ns_ = 0;
+  } else if (vain_since_ns_ == 0) {
+    vain_since_ns_ = now_ns;
+  } else if (now_ns - vain_since_ns_ >= options_.doubt_ns) {
+    vain_since_ns_ = 0;
+    if (co_await IsContradicted()) {
+      LOG(WARNING) << "all nodes that answer know only of an older map than this router, which believes them now";
+      map_.Doubt();
+      const std::shared_ptr<Upstream> node = AnyNode();
+      if (node != nullptr) static_cast<void>(co_await AskMap(node, 0));
+    }
   }
   const Nanos until_ns = reactor_.NowNs() + kRefreshPauseNs;
   co_await WaitUntil(reactor_, changed_, until_ns, [this] { return stopping_; });

@@ -12,6 +12,8 @@
 // Invariants
 //   RK1  At most one long poll and one refresh are in progress.
 //   RK2  The map is only of one cluster for the life of the process: that which all reactors follow (FC1).
+//   RK3  What all nodes that answer contradict is not believed for long. A node may have lied, or the topology was put
+//        back from a copy.
 #pragma once
 
 #include <atomic>
@@ -27,6 +29,7 @@
 #include "src/io/task.h"
 #include "src/metrics/metrics.h"
 #include "src/router/followed_cluster.h"
+#include "src/router/long_work.h"
 #include "src/router/route_map.h"
 #include "src/router/upstream.h"
 
@@ -37,7 +40,9 @@ struct RouteKeeperOptions {
   // How long a node may wait for a change, and how long it may take besides. Both are short: while a node is silent
   // that was asked, nobody else is.
   Nanos poll_ns = kSecond, answer_ns = 250 * kMillisecond;
-  UpstreamOptions upstream;  // for all nodes, without the address
+  Nanos doubt_ns = 3 * kSecond;   // so long refreshes bring nothing before all nodes are asked for all that they know
+  UpstreamOptions upstream;       // for all nodes, without the address
+  LongWork* long_work = nullptr;  // outlives the keeper; null: what takes long has the memory of everything else
   // Of all reactors.
   std::shared_ptr<std::atomic<int64_t>> hlc = std::make_shared<std::atomic<int64_t>>(0);
   std::shared_ptr<FollowedCluster> cluster = std::make_shared<FollowedCluster>();
@@ -88,6 +93,7 @@ class RouteKeeper {
   std::shared_ptr<Upstream> AnyNode();
   bool ready() const { return map_.complete(); }
   bool stopping() const { return stopping_; }
+  LongWork* long_work() const { return options_.long_work; }
 
   // Asks the nodes for a newer map, unless that is being done.
   void Refresh();
@@ -143,7 +149,10 @@ class RouteKeeper {
   Status Admit(const std::string& address, const Uuid& cluster);
   std::string WhyNoMap() const;  // of some of the nodes
   void LogNoMap();
-  Task<Status> AskMap(std::shared_ptr<Upstream> node, Nanos wait_ns);
+  // With `contradicts`, for all that it knows, and not only for what is news; sets it if the node has answered.
+  Task<Status> AskMap(std::shared_ptr<Upstream> node, Nanos wait_ns, bool* contradicts = nullptr);
+  // Whether all nodes that answer contradict what is known, and at least one does.
+  Task<bool> IsContradicted();
   void AdoptNodes();
   void TellNews();
   void WakeAll();
@@ -168,6 +177,7 @@ class RouteKeeper {
   };
   std::map<uint32_t, Refusal> refusals_;  // by partition, at most kMaxRefusals
   bool stopping_ = false, refreshing_ = false;
+  Nanos vain_since_ns_ = 0;  // refreshes have brought nothing since then; 0: the last one has
   Status trouble_;
   std::function<void()> on_complete_;
   Nanos next_log_ns_ = 0, next_no_map_log_ns_ = 0;

@@ -38,6 +38,22 @@ Result<std::vector<Route>> ToRoutes(const std::vector<api::Route>& from) {
   return routes;
 }
 
+// No true route would ever be newer.
+bool IsFarAhead(const Route& route, const Route& known) {
+  return known.epoch > 0 && route.lineage == known.lineage && route.epoch > known.epoch &&
+         route.epoch - known.epoch > kMaxHintAhead;
+}
+
+Status CheckEpochs(const RouteMap& map, const std::vector<Route>& told, const std::string& asked_at) {
+  for (const Route& route : told) {
+    const Route* known = map.Find(route.partition);
+    if (known == nullptr || !IsFarAhead(route, *known)) continue;
+    return Error(Code::kInvalidArgument, "the map of {} has partition {} in epoch {}, and this router knows epoch {}",
+                 asked_at, route.partition, route.epoch, known->epoch);
+  }
+  return {};
+}
+
 bool SamePartitions(const std::vector<Route>& a, const std::vector<Route>& b) {
   const auto same = [](const Route& x, const Route& y) { return x.partition == y.partition; };
   return std::equal(a.begin(), a.end(), b.begin(), b.end(), same);
@@ -112,6 +128,7 @@ Status RouteMap::Apply(const api::MapReply& reply, const std::string& asked_at) 
     nodes[id] = {n.client_address.empty() && reply.nodes.size() == 1 ? asked_at : n.client_address, n.zone};
   }
   ASSIGN_OR_RETURN(std::vector<Route> told, ToRoutes(reply.routes));
+  RETURN_IF_ERROR(CheckEpochs(*this, told, asked_at));
   if (!reply.whole && KnowsRangesOf(told)) {
     version_ = reply.version;
     const bool news = Replace(std::move(told));
@@ -169,6 +186,21 @@ bool RouteMap::Replace(std::vector<Route> told) {
     news = true;
   }
   return news;
+}
+
+bool RouteMap::IsContradictedBy(const api::MapReply& reply) const {
+  if (!reply.whole || reply.cluster_id != cluster_id_.ToString()) return false;
+  if (reply.version < version_) return true;
+  return std::any_of(reply.routes.begin(), reply.routes.end(), [this](const api::Route& from) {
+    const Result<Route> route = ToRoute(from);
+    const Route* known = route.ok() ? Find(route->partition) : nullptr;
+    return known != nullptr && route->OlderThan(*known);
+  });
+}
+
+void RouteMap::Doubt() {
+  version_ = 0;
+  for (Route& route : routes_) route.lineage = route.epoch = 0;
 }
 
 bool RouteMap::ApplyHint(uint32_t partition, std::string_view master_address, Epoch epoch) {

@@ -6,7 +6,8 @@
 // Invariants
 //   RM1  A map that is given out covers every hash exactly once.
 //   RM2  A route is never replaced by an older one: lineage and epoch only grow. Nor does a map that is older than
-//        what is known say which partitions there are: a node that lags behind may not know of a split.
+//        what is known say which partitions there are: a node that lags behind may not know of a split. So it is until
+//        all nodes contradict what is known (Doubt).
 #pragma once
 
 #include <cstdint>
@@ -53,6 +54,11 @@ class RouteMap {
   // The master in the map has said that another one is, at this address (KvError.master), in this epoch (0: it did
   // not say). Returns whether that is news. The map is corrected until the nodes send a newer one.
   bool ApplyHint(uint32_t partition, std::string_view master_address, Epoch epoch);
+
+  // Whether this answer, of a whole map, says that something was so at a time that is before what is known.
+  bool IsContradictedBy(const api::MapReply& reply) const;
+  // The next whole map replaces what is known, whatever it says: no node knows of it any more.
+  void Doubt();
 
   bool complete() const { return !routes_.empty(); }
   // Nil: no node has answered yet.

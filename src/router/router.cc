@@ -61,8 +61,10 @@ Status Router::Start() {
       std::min<uint64_t>(options_.max_connections, descriptors - kReservedDescriptors - kClosingConnections));
   budgets_ = std::make_unique<ConnectionBudgets>(
       ConnectionBudgets::Limits{options_.max_connections + kClosingConnections, 1, kMaxHttpSockets});
-  shared_ = std::make_unique<RpcShared>(
-      static_cast<int64_t>(options_.memory_limit_bytes - kRouterProcessBytes - options_.cache_bytes));
+  const auto memory_bytes =
+      static_cast<int64_t>(options_.memory_limit_bytes - kRouterProcessBytes - options_.cache_bytes);
+  long_shared_ = std::make_unique<LongWork::Shared>(memory_bytes);
+  shared_ = std::make_unique<RpcShared>(memory_bytes - long_shared_->answers.limit_bytes());
   if (options_.cache_bytes > 0) stamps_ = std::make_shared<WriteStamps>();
   parts_.resize(options_.reactors);
   without_map_.store(parts_.size());
@@ -94,6 +96,9 @@ Task<void> Router::ReactorMain(Reactor& reactor) {
   keeper.hlc = hlc_;
   keeper.cluster = cluster_;
   keeper.upstream.memory = &part.server->account();
+  part.long_work = std::make_unique<LongWork>(long_shared_.get());
+  keeper.upstream.answers = &part.long_work->answers();
+  keeper.long_work = part.long_work.get();
   part.keeper = std::make_unique<RouteKeeper>(reactor, std::move(keeper));
   PointOptions point;
   point.hedge_percent = options_.hedge_percent;
@@ -157,8 +162,8 @@ Task<RouterStatus> Router::GatherStatus() {
     };
     co_await CallOn(*first_, static_cast<int>(i), std::move(collect));
   }
-  status.memory_used_bytes = shared_->memory.used_bytes();
-  status.memory_limit_bytes = shared_->memory.limit_bytes();
+  status.memory_used_bytes = shared_->memory.used_bytes() + long_shared_->answers.used_bytes();
+  status.memory_limit_bytes = shared_->memory.limit_bytes() + long_shared_->answers.limit_bytes();
   rates_.Fill(first_->NowNs() - started_ns_, &status);
   co_return status;
 }
@@ -260,6 +265,9 @@ void Router::RegisterMetrics(Part* part, size_t index) {
       &keeper.upstream.refused_share_total);
   add("kv_router_unread_answers_total", "Answers of nodes that were not read for lack of memory.",
       &keeper.upstream.unread_total);
+  add("kv_router_refused_long_requests_total",
+      "Requests that take long, refused because their client has its share of the memory for them.",
+      &part->long_work->refused_total());
   add("kv_router_calls_total", "Calls of nodes.", &keeper.upstream.calls_total);
   const ForwarderMetrics& forward = part->service->forwarder().metrics();
   add("kv_router_point_requests_total", "Requests that name one key.", &forward.requests_total);

@@ -39,6 +39,7 @@ class Router {
   // What one reactor has. It is created and destroyed there.
   struct Part {
     std::unique_ptr<RpcServer> server;
+    std::unique_ptr<LongWork> long_work;
     std::unique_ptr<RouteKeeper> keeper;
     std::unique_ptr<RouterService> service;
     WaitQueue* leave = nullptr;  // the reactor's main task waits here until Stop
@@ -59,6 +60,7 @@ class Router {
   Registry registry_;
   NodeHealth health_;
   std::unique_ptr<RpcShared> shared_;
+  std::unique_ptr<LongWork::Shared> long_shared_;
   std::unique_ptr<ConnectionBudgets> budgets_;
   std::unique_ptr<ReactorGroup> group_;
   std::vector<Part> parts_;

@@ -10,6 +10,7 @@
 
 #include "src/kvapi/kv_requests.h"
 #include "src/kvapi/snapshot_token.h"
+#include "src/router/long_work.h"
 #include "src/router/node_calls.h"
 #include "src/router/retry.h"
 
@@ -134,9 +135,14 @@ api::KvError ErrorOf(RouteKeeper* keeper, const Errors& errors, const char* what
   return error;
 }
 
+size_t PartsBytes(const RouteKeeper& keeper) {
+  return keeper.map().routes().size() * kPartitionBytes + keeper.map().nodes().size() * kPartBytes;
+}
+
+// What is to end an overload is admitted in any case.
 template <typename Call>
 bool ReserveParts(RouteKeeper* keeper, Call* call) {
-  const size_t bytes = keeper->map().routes().size() * kPartitionBytes + keeper->map().nodes().size() * kPartBytes;
+  const size_t bytes = PartsBytes(*keeper);
   if (call->memory.TryGrow(bytes)) return true;
   Refuse(call, call->server->OverloadedError(bytes));
   return false;
@@ -190,14 +196,50 @@ Task<Errors> AskClock(RouteKeeper* keeper, CallTerms terms, int64_t* highest) {
   co_return co_await asked;
 }
 
+// The place that a snapshot takes of its client's share, until it is open or was given up.
+class PlaceOfOpen {
+ public:
+  // `work` null: nobody counts.
+  PlaceOfOpen(LongWork* work, uint64_t client, int64_t now_ms)
+      : work_(work), place_(work == nullptr ? 0 : work->snapshots().Take(client, now_ms)) {}
+  PlaceOfOpen(const PlaceOfOpen&) = delete;
+  PlaceOfOpen& operator=(const PlaceOfOpen&) = delete;
+  ~PlaceOfOpen() {
+    if (place_ != 0) work_->snapshots().Drop(place_);
+  }
+  bool refused() const { return work_ != nullptr && place_ == 0; }
+  void Keep(int64_t id, int64_t expires_at_ms) {
+    if (place_ != 0) work_->snapshots().Keep(std::exchange(place_, 0), static_cast<SnapshotId>(id), expires_at_ms);
+  }
+
+ private:
+  LongWork* const work_;
+  uint64_t place_;
+};
+
+api::KvError NoPlace() {
+  constexpr int32_t kRetryMs = 1000;
+  return MakeBusy(fmt::format("this client has its share of the {} snapshots that can be open; release those that are "
+                              "not needed",
+                              SnapshotShares::kMost),
+                  kRetryMs);
+}
+
 }  // namespace
 
 Task<void> RouteOpenSnapshot(RouteKeeper* keeper, OpenSnapshotCall* call) {
+  if (Refuse(call, CheckReadContextInCluster(call->args.context))) co_return;
   if (Refuse(call, CheckTtl(call->args.request.ttl_ms))) co_return;
   if (Failed(call, co_await keeper->UntilComplete(call->deadline_ns))) co_return;
-  if (!ReserveParts(keeper, call)) co_return;
-  Errors failed;
   const CallTerms terms(*call);
+  PlaceOfOpen place(keeper->long_work(), terms.client, keeper->reactor().WallMs());
+  if (place.refused()) {
+    Refuse(call, Refusal(NoPlace()));
+    co_return;
+  }
+  LongWork::Ticket ticket;
+  if (!ReserveLong(keeper->long_work(), terms.client, call, PartsBytes(*keeper), &ticket)) co_return;
+  Errors failed;
   for (int64_t ahead_ms = kFirstAheadMs;;) {
     Attempt attempt;
     failed = co_await AskClock(keeper, terms, &attempt.version);
@@ -214,6 +256,7 @@ Task<void> RouteOpenSnapshot(RouteKeeper* keeper, OpenSnapshotCall* call) {
       reply.snapshot = std::move(attempt.token);
       reply.version = attempt.version;
       reply.expires_at_ms = attempt.expires_at_ms;
+      place.Keep(attempt.id, attempt.expires_at_ms);
       co_return;
     }
     // RS2: also where the answer did not come in time.
@@ -242,6 +285,7 @@ Task<void> RouteOpenSnapshot(RouteKeeper* keeper, OpenSnapshotCall* call) {
 Task<void> RouteRenewSnapshot(RouteKeeper* keeper, RenewSnapshotCall* call) {
   const api::RenewSnapshotRequest& request = call->args.request;
   SnapshotToken token;
+  if (Refuse(call, CheckReadContextInCluster(call->args.context))) co_return;
   if (Refuse(call, CheckTtl(request.ttl_ms)) || Refuse(call, ToSnapshotToken(request.snapshot, &token))) co_return;
   if (Failed(call, co_await keeper->UntilComplete(call->deadline_ns))) co_return;
   if (!ReserveParts(keeper, call)) co_return;
@@ -263,12 +307,14 @@ Task<void> RouteRenewSnapshot(RouteKeeper* keeper, RenewSnapshotCall* call) {
     Refuse(call, ErrorOf(keeper, failed, "renew the snapshot"));
     co_return;
   }
+  if (LongWork* work = keeper->long_work()) work->snapshots().NoteRenewed(token.id, reply.expires_at_ms);
   reply.snapshot = request.snapshot;
   reply.version = static_cast<int64_t>(token.version);
 }
 
 Task<void> RouteReleaseSnapshot(RouteKeeper* keeper, ReleaseSnapshotCall* call) {
   SnapshotToken token;
+  if (Refuse(call, CheckReadContextInCluster(call->args.context))) co_return;
   if (Refuse(call, ToSnapshotToken(call->args.request.snapshot, &token))) co_return;
   if (Failed(call, co_await keeper->UntilComplete(call->deadline_ns))) co_return;
   if (!ReserveParts(keeper, call)) co_return;
@@ -276,6 +322,7 @@ Task<void> RouteReleaseSnapshot(RouteKeeper* keeper, ReleaseSnapshotCall* call) 
   CallTerms terms(*call);
   terms.call = nullptr;  // it is released although the client has gone
   const Errors failed = co_await Release(keeper, call->args.request.snapshot, terms, &existed);
+  if (LongWork* work = keeper->long_work(); work != nullptr && existed) work->snapshots().NoteReleased(token.id);
   if (call->answered) co_return;
   // A partition that could not be asked lets it expire.
   call->reply.success.existed = existed;

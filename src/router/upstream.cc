@@ -76,6 +76,9 @@ Task<Status> Upstream::Connect(Link* link, Slot* slot) {
   RpcClientOptions client;
   client.max_calls = kMaxCallsPerLink;
   if (slot != &slots_.back()) client.memory = options_.memory;  // a map is needed in any case
+  const std::span<const Slot> long_slots = SlotsOf(CallKind::kLong);
+  const bool is_long = std::any_of(long_slots.begin(), long_slots.end(), [slot](const Slot& s) { return &s == slot; });
+  if (is_long && options_.answers != nullptr) client.memory = options_.answers;
   client.on_closed = [this, slot] {
     slot->ended = true;
     changed_.NotifyAll();
@@ -119,7 +122,8 @@ Task<Status> Upstream::SayHello(Link* link) {
 std::span<const Upstream::Slot> Upstream::SlotsOf(CallKind kind) const {
   const std::span<const Slot> all(slots_);
   if (kind == CallKind::kPoint) return all.first(kPointLinks);
-  return kind == CallKind::kLong ? all.subspan(kPointLinks, kLongLinks) : all.last(kMapLinks);
+  if (kind == CallKind::kWaiting) return all.subspan(kPointLinks, kWaitingLinks);
+  return kind == CallKind::kLong ? all.subspan(kPointLinks + kWaitingLinks, kLongLinks) : all.last(kMapLinks);
 }
 
 bool Upstream::IsUp(CallKind kind) const {
@@ -153,17 +157,17 @@ Result<std::shared_ptr<Upstream::Link>> Upstream::Pick(CallKind kind, uint64_t c
     options_.metrics->refused_total.Add();
     return trouble_.ok() ? Error(Code::kUnavailable, "{} is not connected", options_.address) : trouble_;
   }
-  const size_t most = kind == CallKind::kLong ? kMaxLongCalls : kMaxCallsPerLink;
+  const size_t most = HasShares(kind) ? kMaxLongCalls : kMaxCallsPerLink;
   if ((*best)->client->unanswered() >= most) {
     options_.metrics->refused_total.Add();
     return Error(Code::kOverloaded, "{} has not answered {} requests of this router yet; retry later", options_.address,
                  most);
   }
   const size_t mine = (*best)->client->unanswered_of(client);
-  if (kind == CallKind::kLong && mine >= kLongShare * (most - (*best)->client->unanswered())) {
+  if (HasShares(kind) && mine >= kLongShare * (most - (*best)->client->unanswered())) {
     options_.metrics->refused_share_total.Add();
     return Error(Code::kOverloaded,
-                 "{} has not answered {} requests of this client yet, which is its share of the {} that take long; "
+                 "{} has not answered {} requests of this client yet, which is its share of the {} that may take long; "
                  "retry later",
                  options_.address, mine, most);
   }

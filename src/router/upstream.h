@@ -2,8 +2,8 @@
 //
 // A few connections are kept open, and connected again when they end. Calls share them: replies come in any order, so
 // none waits for a slow one. Calls that take long (scans, watches) have a connection of their own, because a node
-// reads no further requests from a connection with many in progress. So have questions for the map, so that it is heard
-// of in any case.
+// reads no further requests from a connection with many in progress. So have gets that may wait at a node until it has
+// what they ask for, and questions for the map, so that it is heard of in any case.
 //
 // The circuit breaker: a node that cannot be connected to, or that leaves three calls in a row without an answer
 // for half a second or more, is out. Calls fail at once then, without having been sent, and a connection is tried again
@@ -15,11 +15,12 @@
 // hello is sent before. A node that is older than HelloReply.cluster_id is taken at its map (RouteKeeper).
 //
 // Invariants
-//   UP1  At most kMaxCallsPerLink calls (kMaxLongCalls of those that take long) are unanswered on one connection; more
-//        are refused before they are sent.
+//   UP1  At most kMaxCallsPerLink calls (kMaxLongCalls of those that take long or may wait) are unanswered on one
+//        connection; more are refused before they are sent.
 //   UP2  A call that Pick refuses was not sent.
-//   UP3  Of the calls that take long, no client has more than kLongShare times those that there is still room for
-//        (a dynamic threshold, Choudhury and Hahne 1998). So there is always room for one more client.
+//   UP3  Of the calls that take long, and of those that may wait, no client has more than kLongShare times those that
+//        there is still room for (a dynamic threshold, Choudhury and Hahne 1998). So there is always room for one more
+//        client.
 //   UP4  A node that says that it belongs to another cluster is sent nothing but hello.
 #pragma once
 
@@ -42,7 +43,14 @@ namespace pando {
 // What a router calls itself in hello, before its version.
 inline constexpr char kRouterClientName[] = "kvrouter ";
 
-enum class CallKind : uint8_t { kPoint, kLong, kMap };
+enum class CallKind : uint8_t {
+  kPoint,
+  kWaiting,  // of one key, but the node may wait until it has what is asked for
+  kLong,
+  kMap
+};
+// Calls of these kinds are counted for their clients (UP3).
+inline bool HasShares(CallKind kind) { return kind == CallKind::kWaiting || kind == CallKind::kLong; }
 
 struct UpstreamMetrics {
   Counter connects_total, connect_failures_total, broken_total, tripped_total, refused_total, calls_total;
@@ -56,6 +64,7 @@ struct UpstreamOptions {
   Nanos first_retry_ns = 20 * kMillisecond, max_retry_ns = kSecond;
   UpstreamMetrics* metrics = nullptr;  // outlives it
   BudgetAccount* memory = nullptr;     // for replies; outlives it; null: not counted
+  BudgetAccount* answers = nullptr;    // for those to calls that take long (LongWork); null: `memory`
   std::function<void()> on_up;         // a connection can be used
   // Whether a node that says it belongs to this cluster may be used. Null: any may.
   std::function<Status(const Uuid& cluster)> admit;
@@ -63,7 +72,7 @@ struct UpstreamOptions {
 
 class Upstream {
  public:
-  static constexpr size_t kPointLinks = 2, kLongLinks = 1, kMapLinks = 1;
+  static constexpr size_t kPointLinks = 2, kWaitingLinks = 3, kLongLinks = 1, kMapLinks = 1;
   static constexpr size_t kMaxCallsPerLink = 1024;
   static constexpr size_t kMaxLongCalls = 120;  // a node reads on a connection until 128 are in progress
   static constexpr size_t kLongShare = 2;       // a client alone gets two thirds
@@ -119,7 +128,7 @@ class Upstream {
   const UpstreamOptions options_;
   std::string host_;
   uint16_t port_ = 0;
-  std::array<Slot, kPointLinks + kLongLinks + kMapLinks> slots_;
+  std::array<Slot, kPointLinks + kWaitingLinks + kLongLinks + kMapLinks> slots_;
   TaskGroup tasks_;
   WaitQueue changed_;  // a connection has come up or ended, or Stop was called
   bool stopping_ = false, tried_ = false, reads_slices_ = false;

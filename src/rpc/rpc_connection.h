@@ -140,6 +140,7 @@ class RpcConnection final : public ConnectionHandler {
     uint64_t bytes_then = 0;  // bytes moved before the period
   };
   uint64_t received_bytes_ = 0;
+  uint64_t read_then_ = 0;      // bytes that the peer had read a second ago; known while memory is short
   Progress reading_, writing_;  // the peer reads our replies; the peer writes the rest of a frame
   uint64_t received_when_active_ = 0;
   Nanos active_ns_ = 0;  // when the connection was last seen active

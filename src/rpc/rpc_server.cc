@@ -10,6 +10,10 @@ namespace pando {
 namespace {
 
 constexpr Nanos kWatchIntervalNs = kSecond;
+// While less than this part of the memory is free, a peer that has many bytes to read and reads less than a part of
+// them in a second gives way to others.
+constexpr int64_t kShortPart = 8;
+constexpr size_t kManyUnreadBytes = 256u << 10, kLeastPartRead = 16;
 constexpr Nanos kLogIntervalNs = 10 * kSecond;
 constexpr int32_t kOverloadRetryMs = 50;
 constexpr uint32_t kMaxRefused = 64;  // connections over the limit that stay open to get an error
@@ -227,10 +231,31 @@ void RpcServer::OnTurnEnd() {
 
 void RpcServer::OnWatch() {
   Nanos now = reactor_.NowNs();
+  const RpcConnection* closed = CloseWorstReader();
   for (auto& c : connections_) {
-    if (c->connection_ != nullptr) Watch(c.get(), now);
+    if (c->connection_ != nullptr && c.get() != closed) Watch(c.get(), now);
   }
   reactor_.ArmTimer(&watch_, now + kWatchIntervalNs);
+}
+
+const RpcConnection* RpcServer::CloseWorstReader() {
+  const MemoryBudget& memory = shared_->memory;
+  const bool was_short =
+      std::exchange(was_short_, memory.limit_bytes() - memory.used_bytes() < memory.limit_bytes() / kShortPart);
+  if (!was_short_) return nullptr;
+  RpcConnection* worst = nullptr;
+  for (auto& c : connections_) {
+    if (c->connection_ == nullptr || c->accounted_bytes_ < kManyUnreadBytes) continue;
+    const uint64_t read = c->connection_->acknowledged_bytes();
+    const bool reads = read - std::exchange(c->read_then_, read) >= c->accounted_bytes_ / kLeastPartRead;
+    if (!reads && (worst == nullptr || worst->accounted_bytes_ < c->accounted_bytes_)) worst = c.get();
+  }
+  if (!was_short || worst == nullptr) return nullptr;
+  metrics_.closed_stalled_total.Add();
+  LogLimited(fmt::format("closing {}: it does not read the {} bytes of its replies, and memory is short",
+                         worst->connection_->identity().address, worst->accounted_bytes_));
+  worst->connection_->Close(true);
+  return worst;
 }
 
 void RpcServer::Watch(RpcConnection* c, Nanos now) {

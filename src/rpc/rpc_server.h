@@ -210,6 +210,8 @@ class RpcServer final : public AcceptHandler, private TurnHook {
   // false if none was found.
   bool EvictOne();
   void OnWatch();  // closes connections that have stalled or are idle
+  // While memory is short, closes the connection with the most replies that its peer does not read, and returns it.
+  const RpcConnection* CloseWorstReader();
   void Watch(RpcConnection* c, Nanos now);
   bool TooSlow(RpcConnection::Progress* progress, bool owed, size_t held_bytes, uint64_t moved_bytes, Nanos now) const;
   void NoteClosed();  // a connection has ended
@@ -238,6 +240,7 @@ class RpcServer final : public AcceptHandler, private TurnHook {
   uint32_t refused_ = 0;   // connections in State::kRefused
   bool in_turn_end_ = false, service_pending_ = false, stopping_ = false, listening_ = false;
   WatchTimer watch_;
+  bool was_short_ = false;  // of memory, when OnWatch was called before
   Nanos next_log_ns_ = 0;
   uint64_t unlogged_ = 0;
 };

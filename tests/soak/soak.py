@@ -40,10 +40,13 @@ RECOVERY_LIMIT_S = 10
 BROKEN = (TTransport.TTransportException, ConnectionError, EOFError)
 
 
-def hold_snapshot(node):
-    """Opens a snapshot that lasts until the process ends."""
+SNAPSHOT_TTL_MS = 600_000  # the longest that a server grants; every sample renews it
+
+
+def open_snapshot(node):
+    """Opens a snapshot and returns its token."""
     with node.connect() as connection:
-        connection.openSnapshot(CONTEXT, ttypes.OpenSnapshotRequest(ttl_ms=24 * 3600 * 1000))
+        return connection.openSnapshot(CONTEXT, ttypes.OpenSnapshotRequest(ttl_ms=SNAPSHOT_TTL_MS)).snapshot
 
 
 class Worker(threading.Thread):
@@ -161,6 +164,7 @@ class Soak:
         self.node = NodeProcess(directory / "data", flags)
         self.workers = [Worker(number, options.seed, self.node) for number in range(options.connections)]
         self.sizes = []  # (time, bytes of all files)
+        self.snapshot = None  # the token of the one that is held open
         self.kills, self.scrubs, self.slowest_start_s = 0, 0, 0.0
 
     def file_bytes(self):
@@ -170,7 +174,7 @@ class Soak:
         started = time.monotonic()
         self.node.start()
         self.slowest_start_s = max(self.slowest_start_s, time.monotonic() - started)
-        hold_snapshot(self.node)
+        self.snapshot = open_snapshot(self.node)
 
     def fill(self):
         """Writes keys until the files take their share of the budget; each twice, so that there is freed space too."""
@@ -184,7 +188,7 @@ class Soak:
                         worker.write(connection, range(start, start + BATCH))
             admin.checkpoint(CONTEXT)
             # Write everything again with a snapshot held, so that its share of the space is taken before sizes count.
-            hold_snapshot(self.node)
+            self.snapshot = open_snapshot(self.node)
             for worker in self.workers:
                 for start in range(0, len(worker.acknowledged), BATCH):
                     worker.write(connection, range(start, min(start + BATCH, len(worker.acknowledged))))
@@ -207,6 +211,8 @@ class Soak:
     def sample(self):
         """Checks the node once; starts a scrub if none is running."""
         self.sizes.append((time.monotonic(), self.file_bytes()))
+        with self.node.connect() as connection:
+            connection.renewSnapshot(CONTEXT, ttypes.RenewSnapshotRequest(snapshot=self.snapshot, ttl_ms=SNAPSHOT_TTL_MS))
         with self.node.connect(service=Admin) as admin:
             scrub = admin.scrub(CONTEXT, ttypes.ScrubRequest())
             assert not scrub.findings, f"the scrub found {scrub.findings}"

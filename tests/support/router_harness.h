@@ -19,8 +19,9 @@ inline constexpr uint32_t kPartitionCount = 8;
 
 class RouterTest : public testing::Test {
  protected:
-  explicit RouterTest(const PointOptions& point = {}, uint32_t partitions = kPartitionCount)
-      : kernel_(7), cluster_(partitions), shared_(64 << 20) {
+  // `long_bytes`: of the memory that LongWork divides; 0: there is no LongWork.
+  explicit RouterTest(const PointOptions& point = {}, uint32_t partitions = kPartitionCount, int64_t long_bytes = 0)
+      : kernel_(7), cluster_(partitions), shared_(64 << 20), long_shared_(long_bytes), long_work_(&long_shared_) {
     for (NodeId id = 1; id <= 3; ++id) {
       nodes_.push_back(std::make_unique<ScriptedNode>(&cluster_, id, &kernel_));
       reactors_.push_back(kernel_.machine(ScriptedNode::Host(id))->reactor());
@@ -33,6 +34,10 @@ class RouterTest : public testing::Test {
     options.cluster = followed_;
     server_ = std::make_unique<RpcServer>(*at_router_, RpcOptions(), &shared_);
     options.upstream.memory = &server_->account();
+    if (long_bytes > 0) {
+      options.upstream.answers = &long_work_.answers();
+      options.long_work = &long_work_;
+    }
     keeper_ = std::make_unique<RouteKeeper>(*at_router_, options);
     service_ = std::make_unique<RouterService>(server_.get(), keeper_.get(), point);
     server_->SetService(service_.get());
@@ -99,6 +104,8 @@ class RouterTest : public testing::Test {
   std::vector<std::unique_ptr<ScriptedNode>> nodes_;
   std::vector<SimReactor*> reactors_;
   RpcShared shared_;
+  LongWork::Shared long_shared_;
+  LongWork long_work_;
   SimReactor *at_router_ = nullptr, *at_client_ = nullptr;
   std::unique_ptr<RpcServer> server_;
   std::shared_ptr<FollowedCluster> followed_ = std::make_shared<FollowedCluster>();

@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -99,6 +100,8 @@ class ScriptedNode final : public RpcService {
     std::optional<Uuid> cluster;      // it belongs to this one; its connections were made before, unless they are reset
     bool old_hello = false;           // hello does not say the cluster
     std::string refuses_marks;        // marks of snapshots are refused with BAD_REQUEST, and this
+    bool refuse_puts = false;         // they are not applied, and the answer has the record that is there
+    Nanos too_stale_after_ns = 0;     // gets of sessions wait so long, and it has not what they have seen; 0: it has
   };
 
   ScriptedNode(ScriptedCluster* cluster, NodeId id, SimKernel* kernel)
@@ -155,6 +158,7 @@ class ScriptedNode final : public RpcService {
     if (request.method == "get") return Start<&ScriptedNode::Get>(request, "get");
     if (request.method == "put") return Start<&ScriptedNode::Put>(request, "put");
     if (request.method == "multiGet") return Start<&ScriptedNode::MultiGet>(request, "multiGet");
+    if (request.method == "scanPartitions") return Start<&ScriptedNode::ScanPartitions>(request, "scanPartitions");
     if (request.method == "writeBatch") return Start<&ScriptedNode::WriteBatch>(request, "writeBatch");
     server_->ReplyException(request.id, request.method, TApplicationException::UNKNOWN_METHOD, "unknown");
   }
@@ -249,6 +253,11 @@ class ScriptedNode final : public RpcService {
   Task<void> Get(RpcCall<api::Kv_get_args, api::Kv_get_result>* call) {
     ++gets;
     if (!co_await Behave(call) || Cut()) co_return;
+    if (manners.too_stale_after_ns > 0 && !call->args.context.session.empty()) {
+      co_await Sleep(reactor_, manners.too_stale_after_ns);
+      SetError(&call->reply, MakeError(ApiCode::kTooStale, "not yet applied"));
+      co_return;
+    }
     const std::string& key = call->args.request.key;
     const bool any = call->args.context.level == api::g_pando_constants.LEVEL_BOUNDED;
     if (std::optional<api::KvError> error = any ? std::nullopt : Misrouted(key)) {
@@ -265,6 +274,13 @@ class ScriptedNode final : public RpcService {
     const api::PutRequest& request = call->args.request;
     if (std::optional<api::KvError> error = Misrouted(request.key)) {
       SetError(&call->reply, *error);
+      co_return;
+    }
+    if (manners.refuse_puts) {
+      api::Record current;
+      current.found = true;
+      current.value = cluster_.records[request.key];
+      call->reply.success.__set_current(current);
       co_return;
     }
     const bool cut = Cut();
@@ -286,6 +302,34 @@ class ScriptedNode final : public RpcService {
       item.record.found = at != cluster_.records.end();
       if (at != cluster_.records.end()) item.record.value = at->second;
     }
+  }
+  Task<void> ScanPartitions(RpcCall<api::Routing_scanPartitions_args, api::Routing_scanPartitions_result>* call) {
+    if (!co_await Behave(call) || Cut()) co_return;
+    const api::ScanPartitionsRequest& request = call->args.request;
+    api::ScanPartitionsReply& reply = call->reply.success;
+    const std::set<int32_t> asked(request.partitions.begin(), request.partitions.end());
+    for (const int32_t p : asked) {
+      api::Covered& covered = reply.covered.emplace_back();
+      const auto [first, last] = HashRangeOf(static_cast<uint32_t>(p), cluster_.partitions);
+      covered.partition = p;
+      covered.first_hash = static_cast<int64_t>(first);
+      covered.last_hash = static_cast<int64_t>(last);
+      covered.epoch = cluster_.epochs[static_cast<size_t>(p)];
+    }
+    const bool goes_on = request.__isset.after_key;
+    size_t bytes = 0;
+    for (auto at = goes_on ? cluster_.records.upper_bound(request.after_key) : cluster_.records.begin();
+         at != cluster_.records.end(); ++at) {
+      if (!asked.contains(static_cast<int32_t>(cluster_.PartitionOf(at->first)))) continue;
+      bytes += at->first.size() + at->second.size();
+      const bool over = bytes > static_cast<size_t>(request.scan.limit_bytes) ||
+                        reply.rows.size() == static_cast<size_t>(request.scan.limit_rows);
+      if (over && !reply.rows.empty()) co_return;
+      api::Row& row = reply.rows.emplace_back();
+      row.key = at->first;
+      row.value = at->second;
+    }
+    reply.exhausted = true;
   }
   Task<void> WriteBatch(RpcCall<api::Kv_writeBatch_args, api::Kv_writeBatch_result>* call) {
     if (!co_await Behave(call)) co_return;

@@ -18,7 +18,7 @@ namespace pando::admin {
 class SnapshotLease {
  public:
   // kResumableTtl is for commands that can be resumed, kWorkingTtl for the others.
-  static constexpr std::chrono::milliseconds kResumableTtl = std::chrono::minutes(30);
+  static constexpr std::chrono::milliseconds kResumableTtl = std::chrono::minutes(10);
   static constexpr std::chrono::milliseconds kWorkingTtl = std::chrono::minutes(5);
 
   // `client` must outlive the lease.

@@ -126,6 +126,38 @@ TEST(RouteMap, AnOlderWholeMapPutsBackNoReplicasInSync) {
 }
 
 // RM1.
+TEST(RouteMap, RefusesAnEpochThatNoTrueOneWouldFollow) {
+  RouteMap map;
+  ASSERT_TRUE(map.Apply(Whole(4, 7), "a").ok());
+  api::MapReply far = Whole(4, 8);
+  far.routes[2].epoch = INT64_MAX;
+  EXPECT_THAT(map.Apply(far, "b").message(), HasSubstr("epoch 9223372036854775807"));
+  EXPECT_EQ(map.Find(2)->epoch, 5u);
+  EXPECT_FALSE(map.Apply(Delta(8, RouteOf(2, 4, 1, INT64_MAX)), "b").ok());
+  EXPECT_EQ(map.Find(2)->epoch, 5u);
+  EXPECT_TRUE(map.Apply(Delta(8, RouteOf(2, 4, 1, 900'000)), "a").ok());
+  EXPECT_EQ(map.Find(2)->epoch, 900'000u);
+}
+
+TEST(RouteMap, TakesAnythingOnceItDoubts) {
+  RouteMap map;
+  api::MapReply lie = Whole(4, INT64_MAX);
+  for (api::Route& route : lie.routes) route.epoch = INT64_MAX;
+  lie.nodes[1].client_address = "10.0.9.9:7420";
+  ASSERT_TRUE(map.Apply(lie, "b").ok());
+  const api::MapReply truth = Whole(4, 7);
+  EXPECT_TRUE(map.IsContradictedBy(truth));
+  EXPECT_FALSE(map.IsContradictedBy(lie));
+  ASSERT_TRUE(map.Apply(truth, "a").ok());
+  EXPECT_EQ(map.FindNode(2)->address, "10.0.9.9:7420") << "RM2";
+  map.Doubt();
+  EXPECT_TRUE(map.complete());
+  ASSERT_TRUE(map.Apply(truth, "a").ok());
+  EXPECT_EQ(map.FindNode(2)->address, "10.0.0.2:7420");
+  EXPECT_EQ(map.Find(2)->epoch, 5u);
+  EXPECT_EQ(map.version(), 7);
+}
+
 TEST(RouteMap, RefusesWhatDoesNotFitTogether) {
   RouteMap map;
   EXPECT_THAT(map.Apply(Delta(8, RouteOf(0, 4, 3, 6)), "n1").message(), HasSubstr("does not have"));

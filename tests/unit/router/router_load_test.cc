@@ -144,6 +144,47 @@ TEST_F(RouterTest, TheLongCallsOfOneClientLeaveRoomForOthers) {
   kernel_.RunTask(*elsewhere, other.Close());
 }
 
+// Nobody else's gets wait behind those that wait at a node for what it does not have, and never will.
+TEST_F(RouterTest, GetsThatWaitAtANodeHaveAConnectionOfTheirOwn) {
+  Put(KeyIn(0), "zero");
+  MasterOf(0).manners.too_stale_after_ns = 200 * kMillisecond;
+  constexpr int kClients = 12;
+  struct Body {
+    static Task<void> Run(RpcClient* client, const api::Kv_get_args* args, api::Kv_get_result* result) {
+      CHECK((co_await client->Call("get", args, result, 60 * kSecond)).ok());
+    }
+  };
+  api::Kv_get_args args;
+  args.context = Budget(30'000);
+  args.context.level = api::g_pando_constants.LEVEL_SESSION;
+  args.context.session = "of the future";
+  args.request.key = KeyIn(0);
+  std::vector<SimReactor*> hosts;
+  std::vector<std::unique_ptr<RpcClient>> clients;
+  std::vector<api::Kv_get_result> results(kClients * RpcOptions().max_requests);
+  TaskGroup calls;
+  for (size_t i = 0; i < results.size(); ++i) {
+    if (clients.size() < kClients) {
+      hosts.push_back(kernel_.AddMachine(fmt::format("10.0.2.{}", 2 + i))->Boot());
+      clients.push_back(std::make_unique<RpcClient>(*hosts.back()));
+      CHECK(kernel_.RunTask(*hosts.back(), clients.back()->Connect(kRouterHost, 7430, kSecond))->ok());
+    }
+    calls.Spawn(Body::Run(clients[i % clients.size()].get(), &args, &results[i]));
+  }
+  for (int i = 0; i < 20; ++i) {
+    const Nanos begin_ns = kernel_.now_ns();
+    EXPECT_EQ(Get(KeyIn(0), Budget(3000)).success.record.value, "zero");
+    EXPECT_LT(kernel_.now_ns() - begin_ns, 50 * kMillisecond);
+    kernel_.RunFor(50 * kMillisecond);
+  }
+  EXPECT_GT(keeper_->metrics().upstream.refused_share_total.value(), 0u);
+  kernel_.RunFor(20 * kSecond);
+  EXPECT_EQ(calls.running(), 0u) << "what the master does not have after several tries, it will not have";
+  for (const api::Kv_get_result& result : results) EXPECT_TRUE(result.__isset.error);
+  EXPECT_THAT(results[0].error.message, HasSubstr("not yet applied (tried 3 times"));
+  for (size_t i = 0; i < clients.size(); ++i) kernel_.RunTask(*hosts[i], clients[i]->Close());
+}
+
 // Answers take memory when they come: what there is no room for is asked for again, or shed.
 TEST_F(RouterTest, ManyLargeAnswersStayWithinTheBudget) {
   std::vector<std::string> keys;

@@ -552,6 +552,60 @@ TEST_F(SharingTest, WhatSharesAFailureIsTriedByItself) {
   EXPECT_EQ(readers_[3].result.success.record.value, "v");
 }
 
+// RK3.
+TEST_F(RouterTest, WhatAllNodesContradictIsNotBelievedForLong) {
+  Put(KeyIn(0), "zero");
+  // The nodes told of a map that is not true, and do not know of it any more: they did not mean it, or were put back.
+  const std::vector<int64_t> epochs = cluster_.epochs;
+  const std::vector<NodeId> masters = cluster_.masters;
+  const int64_t version = cluster_.version;
+  cluster_.version += 1000;
+  for (int64_t& epoch : cluster_.epochs) epoch += 1000;
+  cluster_.masters.assign(kPartitionCount, 1 + masters[0] % 3);
+  kernel_.RunFor(2 * kSecond);
+  ASSERT_EQ(keeper_->map().Find(0)->epoch, 1001u);
+  cluster_.version = version;
+  cluster_.epochs = epochs;
+  cluster_.masters = masters;
+  for (auto& node : nodes_) node->manners.no_hint = true;
+  EXPECT_EQ(Get(KeyIn(0), Budget(20'000)).success.record.value, "zero");
+  EXPECT_EQ(keeper_->map().Find(0)->epoch, 1u);
+  EXPECT_EQ(keeper_->map().version(), version);
+}
+
+// A write is answered in any case; what it says of the record that was there is not worth the last memory.
+TEST_F(RouterTest, RefusedWritesLeaveTheValueOutWhenMemoryIsShort) {
+  const std::string key = KeyIn(0);
+  cluster_.records[key] = std::string(500'000, 'v');
+  for (auto& node : nodes_) node->manners.refuse_puts = true;
+  api::Kv_put_result result = Put(key, "w");
+  EXPECT_EQ(result.success.current.value.size(), 500'000u);
+  EXPECT_FALSE(result.success.current_value_omitted);
+  // The budget of all but the request itself.
+  server_->account().Force(shared_.memory.limit_bytes() - (64 << 10));
+  struct Body {
+    static Task<void> Run(RpcClient* client, std::string key, api::Kv_put_result* result) {
+      api::Kv_put_args args;
+      args.request.key = std::move(key);
+      CHECK((co_await client->Call("put", &args, result, 10 * kSecond)).ok());
+    }
+  };
+  MasterOf(0).manners.delay_ns = 100 * kMillisecond;
+  api::Kv_put_result late;
+  TaskGroup call;
+  call.Spawn(Body::Run(client_.get(), key, &late));
+  kernel_.RunFor(50 * kMillisecond);
+  server_->account().Force(128 << 10);
+  kernel_.RunFor(kSecond);
+  EXPECT_EQ(call.running(), 0u);
+  EXPECT_TRUE(late.__isset.success) << late.error.message;
+  EXPECT_FALSE(late.success.applied);
+  EXPECT_TRUE(late.success.current.found);
+  EXPECT_TRUE(late.success.current_value_omitted);
+  EXPECT_TRUE(late.success.current.value.empty());
+  server_->account().Release(shared_.memory.limit_bytes() + (64 << 10));
+}
+
 // -- multiGet and writeBatch
 
 // BC1, BC2.

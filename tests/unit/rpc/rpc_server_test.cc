@@ -362,6 +362,35 @@ TEST_F(RpcServerTest, ASlowReaderIsBoundedAndThenClosed) {
   Run(options, 64 << 20, Body());
 }
 
+TEST_F(RpcServerTest, WhoReadsNothingIsClosedSoonWhenMemoryIsShort) {
+  struct Body {
+    Task<void> operator()(ServerParts& parts, Reactor& reactor) {
+      std::vector<std::unique_ptr<RawPeer>> peers;
+      for (int p = 0; p < 3; ++p) {
+        peers.push_back(std::make_unique<RawPeer>(reactor));
+        const Status connected = co_await peers.back()->Connect("10.0.0.1", parts.port);
+        EXPECT_TRUE(connected.ok());
+        peers.back()->Pause();
+        std::string all;
+        for (int i = 0; i < 80; ++i) all += GetCall(i, "big");  // 8 MB of replies
+        peers.back()->Send(std::move(all));
+      }
+      co_await Sleep(reactor, 200 * kMillisecond);
+      EXPECT_GT(parts.shared.memory.used_bytes(), 7 << 20);
+      co_await Sleep(reactor, 6 * kSecond);
+      EXPECT_GE(parts.server.metrics().closed_stalled_total.value(), 1u);
+      EXPECT_LT(parts.server.metrics().closed_stalled_total.value(), 3u) << "no more than is needed";
+      EXPECT_LT(parts.shared.memory.used_bytes(), 7 << 20);
+      for (auto& peer : peers) {
+        peer->Resume();
+        co_await peer->Close();
+      }
+    }
+  };
+  kernel_.options().socket_window_bytes = 64 << 10;
+  Run({}, 8 << 20, Body());
+}
+
 TEST_F(RpcServerTest, HalfFramesThatDoNotMoveAreClosedAndIdleOnesStay) {
   RpcOptions options;
   options.stall_timeout_ns = 5 * kSecond;

@@ -67,7 +67,7 @@ void AddDiffCommand(tools::Command app, Globals* globals) {
       "+ marks a record that was put since the snapshot, as it is now (or in --snapshot); - marks a record that no\n"
       "longer exists. The time depends on the number of changed pages, not on the size of the range.\n\n"
       "Examples:\n"
-      "  token=$(kvadmin snapshot open --ttl-s 3600)\n"
+      "  token=$(kvadmin snapshot open)\n"
       "  kvadmin diff $token --limit 0\n"
       "  kvadmin --json diff $token --prefix user/");
   OnChosen(command, globals, [=] { return OfManyPartitions(Diff(*globals, *o)); });

@@ -11,7 +11,7 @@ struct SnapshotOptions {
   std::string token;
   int32_t ttl_s = 600;
 };
-constexpr int32_t kMaxTtlS = 2'000'000;  // in ms it must fit into an i32
+constexpr int32_t kMaxTtlS = 600;  // the servers' limit; it is kept longer by renewing it
 
 void PrintSnapshot(const Globals& globals, const api::SnapshotReply& reply) {
   const std::string token = Base64Encode(reply.snapshot);
@@ -65,9 +65,10 @@ void AddSnapshotCommand(tools::Command app, Globals* globals) {
   command.NeedsCommand();
   command.Footer(
       "A snapshot holds everything as of one moment. get, scan, count, aggregate, split, diff and export read it with\n"
-      "--snapshot. While it is open, replaced pages stay on disk, so release it when you are done.\n\n"
+      "--snapshot. While it is open, replaced pages stay on disk, so release it when you are done.\n"
+      "It ends after ten minutes at the latest unless it is renewed, and can be renewed as often as it is needed.\n\n"
       "Examples:\n"
-      "  token=$(kvadmin snapshot open --ttl-s 3600)\n"
+      "  token=$(kvadmin snapshot open)\n"
       "  kvadmin scan --snapshot $token --prefix user/\n"
       "  kvadmin snapshot renew $token\n"
       "  kvadmin snapshot release $token");
