@@ -170,9 +170,10 @@ void TreeCheck::CheckAggregates(const TreeNode& node, const ChildRef& ref) {
 // Whether this version stores such a key, in a partition of these hashes.
 bool TreeCheck::MayHold(std::string_view stored) const {
   const TreeForm& form = options_.form;
-  if (form.namespaced && stored.size() <= kNamespaceBytes) return false;
+  if (form.namespaced && stored.size() < kNamespaceBytes) return false;
   const SplitKey split = SplitStoredKey(stored, form.namespaced);
-  // What a partition remembers of clients has no hash.
+  // What a partition remembers of clients has no hash. Nor has the claim of a half that is being filled; its key is
+  // empty.
   if (form.namespaced && split.namespace_id == kReservedNamespace) return split.key.size() <= kMaxClientIdBytes;
   if (split.namespace_id != kDefaultNamespace || split.key.empty() || split.key.size() > kMaxKeyBytes) return false;
   const uint64_t hash = HashId(split.key);
