@@ -31,12 +31,20 @@
 
 namespace pando {
 
+// What an aggregate shows: a snapshot, or the newest state (kNewest).
+struct ReadPoint {
+  ReadPoint(SnapshotId id) : snapshot(id) {}  // NOLINT(google-explicit-constructor): most reads name a snapshot only
+  ReadPoint(SnapshotId id, int64_t time_ms) : snapshot(id), now_ms(time_ms) {}
+  SnapshotId snapshot;
+  int64_t now_ms = 0;  // kNewest only: which records have expired, as Unix time in ms; 0: the time of the partition
+};
+
 // The reads of ranges: of one partition, or of several together.
 class RangeReads {
  public:
   virtual Task<Result<ScanPage>> Scan(ScanSpec spec) = 0;
   // Aggregates of [start, end); "" = unbounded. Takes O(log n) time plus the dirty pages.
-  virtual Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, SnapshotId snapshot) = 0;
+  virtual Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, ReadPoint at) = 0;
 
  protected:
   ~RangeReads() = default;

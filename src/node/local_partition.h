@@ -44,9 +44,9 @@ class LocalPartition final : public Partition {
     const SnapshotId snapshot = spec.snapshot;
     return UnderLease(snapshot, held_->Scan(std::move(spec)));
   }
-  Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, SnapshotId snapshot) override {
+  Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, ReadPoint at) override {
     if (!held_) return NotHere<Result<RangeAggregates>>();
-    return UnderLease(snapshot, held_->Aggregate(std::move(start), std::move(end), snapshot));
+    return UnderLease(at.snapshot, held_->Aggregate(std::move(start), std::move(end), at));
   }
   Task<Result<std::vector<std::string>>> KeysAtRanks(std::string start, std::string end, std::vector<uint64_t> ranks,
                                                      SnapshotId snapshot) override {

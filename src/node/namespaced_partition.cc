@@ -29,9 +29,9 @@ Task<Result<ScanPage>> NamespacedPartition::Scan(ScanSpec spec) {
   co_return page;
 }
 
-Task<Result<RangeAggregates>> NamespacedPartition::Aggregate(std::string start, std::string end, SnapshotId snapshot) {
+Task<Result<RangeAggregates>> NamespacedPartition::Aggregate(std::string start, std::string end, ReadPoint at) {
   keys_.Store(&start);
-  Task<Result<RangeAggregates>> aggregate = target_.Aggregate(std::move(start), keys_.StoredEnd(end), snapshot);
+  Task<Result<RangeAggregates>> aggregate = target_.Aggregate(std::move(start), keys_.StoredEnd(end), at);
   Result<RangeAggregates> sums = co_await aggregate;
   if (sums.ok()) sums->bytes -= sums->count * keys_.prefix().size();
   co_return sums;

@@ -27,7 +27,7 @@ class NamespacedPartition final : public Partition {
   // What a kOnce remembers of its client belongs to no namespace of requests.
   Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteOptions options) override;
   Task<Result<ScanPage>> Scan(ScanSpec spec) override;
-  Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, SnapshotId snapshot) override;
+  Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, ReadPoint at) override;
   Task<Result<std::vector<std::string>>> KeysAtRanks(std::string start, std::string end, std::vector<uint64_t> ranks,
                                                      SnapshotId snapshot) override;
   Task<Result<ChangePage>> Changes(Version after, std::string prefix, size_t max_changes, size_t max_bytes) override;

@@ -35,8 +35,8 @@ class RemotePartition final : public Partition {
     return Forward(&Partition::Write, std::move(ops), options);
   }
   Task<Result<ScanPage>> Scan(ScanSpec spec) override { return Forward(&Partition::Scan, std::move(spec)); }
-  Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, SnapshotId snapshot) override {
-    return Forward(&Partition::Aggregate, std::move(start), std::move(end), snapshot);
+  Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, ReadPoint at) override {
+    return Forward(&Partition::Aggregate, std::move(start), std::move(end), at);
   }
   Task<Result<std::vector<std::string>>> KeysAtRanks(std::string start, std::string end, std::vector<uint64_t> ranks,
                                                      SnapshotId snapshot) override {

@@ -60,12 +60,13 @@ Task<Result<ChangePage>> PartitionReader::Changes(Version after, std::string pre
   co_return state_.changes.After(after, prefix, max_changes, max_bytes, state_.applied_version);
 }
 
-Task<Result<RangeAggregates>> PartitionReader::Aggregate(std::string start, std::string end, SnapshotId snapshot) {
+Task<Result<RangeAggregates>> PartitionReader::Aggregate(std::string start, std::string end, ReadPoint at) {
   if (state_.failed()) co_return state_.Refusal();
   const ActiveCall call(&state_);
   ++state_.stats.scans_total;
-  CO_ASSIGN_OR_RETURN(ReadView view, snapshots_.ViewOf(snapshot));
-  CO_ASSIGN_OR_RETURN(Aggregates sum, co_await state_.tree->Aggregate(view.generation, start, end, view.now_ms));
+  CO_ASSIGN_OR_RETURN(ReadView view, snapshots_.ViewOf(at.snapshot));
+  const int64_t now_ms = at.snapshot == kNewest && at.now_ms != 0 ? at.now_ms : view.now_ms;
+  CO_ASSIGN_OR_RETURN(Aggregates sum, co_await state_.tree->Aggregate(view.generation, start, end, now_ms));
   co_return RangeAggregates{sum.count, sum.bytes, sum.content_hash};
 }
 

@@ -24,7 +24,7 @@ class PartitionReader {
   // See Partition.
   Task<Result<ReadResult>> Get(std::string key, SnapshotId snapshot, ValueRoom* room);
   Task<Result<ScanPage>> Scan(ScanSpec spec);  // partition_scan.cc
-  Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, SnapshotId snapshot);
+  Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, ReadPoint at);
   Task<Result<std::vector<std::string>>> KeysAtRanks(std::string start, std::string end, std::vector<uint64_t> ranks,
                                                      SnapshotId snapshot);
   Task<Result<ChangePage>> Changes(Version after, std::string prefix, size_t max_changes, size_t max_bytes);

@@ -129,8 +129,8 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
   // See WritePipeline.
   bool TryWrite(PointWrite* write, Frame* leaf, Frame* lane) { return pipeline_.TryWrite(write, leaf, lane); }
   Task<Result<ScanPage>> Scan(ScanSpec spec) override { return reader_.Scan(std::move(spec)); }
-  Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, SnapshotId snapshot) override {
-    return reader_.Aggregate(std::move(start), std::move(end), snapshot);
+  Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, ReadPoint at) override {
+    return reader_.Aggregate(std::move(start), std::move(end), at);
   }
   Task<Result<std::vector<std::string>>> KeysAtRanks(std::string start, std::string end, std::vector<uint64_t> ranks,
                                                      SnapshotId snapshot) override {

@@ -156,7 +156,7 @@ Task<Result<ScanPage>> NodePart::Scan(ScanSpec spec) {
   co_return page;
 }
 
-Task<Result<RangeAggregates>> NodePart::Aggregate(std::string start, std::string end, SnapshotId) {
+Task<Result<RangeAggregates>> NodePart::Aggregate(std::string start, std::string end, ReadPoint) {
   api::Routing_aggregatePartitions_args args;
   api::Routing_aggregatePartitions_result reply;
   args.context = ask_.ContextOfPart();

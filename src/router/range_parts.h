@@ -116,7 +116,7 @@ class NodePart final : public RangeReads {
 
   // Errors are kAborted: RangeAsk has the node's. `snapshot` is that of the RangeAsk.
   Task<Result<ScanPage>> Scan(ScanSpec spec) override;
-  Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, SnapshotId snapshot) override;
+  Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, ReadPoint at) override;
   Task<Result<RangeSample>> Sample(ScanRange range, size_t keys_per_partition);
 
   const NodeShare& share() const { return share_; }

@@ -150,10 +150,10 @@ class FakePartition final : public Partition {
     co_return page;
   }
 
-  Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, SnapshotId snapshot) override {
+  Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, ReadPoint at) override {
     co_await Delay();
     if (!failure.ok()) co_return failure;
-    CO_ASSIGN_OR_RETURN(const Records* view, View(snapshot));
+    CO_ASSIGN_OR_RETURN(const Records* view, View(at.snapshot));
     RangeAggregates sum;
     for (const auto& [key, record] : *view) {
       if (key < start || (!end.empty() && key >= end)) continue;

@@ -30,8 +30,8 @@ class FarPartition final : public Partition {
     return target_->Write(std::move(ops), options);
   }
   Task<Result<ScanPage>> Scan(ScanSpec spec) override { return target_->Scan(std::move(spec)); }
-  Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, SnapshotId s) override {
-    return target_->Aggregate(std::move(start), std::move(end), s);
+  Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, ReadPoint at) override {
+    return target_->Aggregate(std::move(start), std::move(end), at);
   }
   Task<Result<std::vector<std::string>>> KeysAtRanks(std::string start, std::string end, std::vector<uint64_t> ranks,
                                                      SnapshotId s) override {
