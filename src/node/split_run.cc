@@ -1,6 +1,7 @@
 #include "src/node/split_run.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "src/model/key_space.h"
@@ -48,8 +49,8 @@ class SplitRun::Source final : public RangeReads {
     run_.control_.copied_bytes.fetch_add(bytes, std::memory_order_relaxed);
     co_return page;
   }
-  Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, SnapshotId snapshot) override {
-    return run_.parts_.whole->Aggregate(std::move(start), std::move(end), snapshot);
+  Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, ReadPoint at) override {
+    return run_.parts_.whole->Aggregate(std::move(start), std::move(end), at);
   }
 
  private:
@@ -82,8 +83,8 @@ class SplitRun::Target final : public PartitionRecords {
     CO_RETURN_IF_ERROR(run_.CheckWanted());
     co_return co_await half_.Scan(std::move(spec));
   }
-  Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, SnapshotId snapshot) override {
-    return half_.Aggregate(std::move(start), std::move(end), snapshot);
+  Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, ReadPoint at) override {
+    return half_.Aggregate(std::move(start), std::move(end), at);
   }
   Task<Result<ReadResult>> Get(std::string key, SnapshotId snapshot, ValueRoom* room) override {
     return half_.Get(std::move(key), snapshot, room);
@@ -146,32 +147,35 @@ Task<Result<SnapshotInfo>> SplitRun::Cut() {
   co_return co_await CutSnapshot(reactor_, std::move(one), reactor_.WallMs() + kSnapshotMs);
 }
 
-Task<void> SplitRun::Release() {
-  const SnapshotId id = std::exchange(at_, 0);
-  if (id == 0) co_return;
-  const Status released = co_await parts_.whole->ReleaseSnapshot(id);
+Task<void> SplitRun::Release(SnapshotId* id) {
+  const SnapshotId released_id = std::exchange(*id, 0);
+  if (released_id == 0) co_return;
+  const Status released = co_await parts_.whole->ReleaseSnapshot(released_id);
   VLOG_IF(1, !released.ok()) << released.ToString();
 }
 
 // The halves become as `next`.
 Task<Status> SplitRun::Follow(SnapshotInfo next) {
-  const SnapshotId before = at_;
-  const Status copied = co_await feed_->CopyChanges(before, next.id);
-  co_await Release();
-  at_ = next.id;
+  next_ = next.id;
+  const Status copied = co_await feed_->CopyChanges(at_, next_);
+  co_await Release(&at_);
+  at_ = std::exchange(next_, 0);
   co_return copied;
 }
 
-// A long copy needs its snapshot for longer than one of a run that has died is kept.
+// A long copy needs its snapshots for longer than those of a run that has died are kept.
 Task<void> SplitRun::KeepSnapshot() {
   Nanos next_ns = reactor_.NowNs() + kRenewNs;
   while (!over_) {
     co_await Sleep(reactor_, kSliceNs);
     if (over_ || reactor_.NowNs() < next_ns) continue;
     next_ns = reactor_.NowNs() + kRenewNs;
-    if (at_ == 0) continue;
-    const Status renewed = co_await parts_.whole->RenewSnapshot(at_, reactor_.WallMs() + kSnapshotMs);
-    LOG_IF(WARNING, !renewed.ok() && renewed.code() != Code::kSnapshotGone) << renewed.ToString();
+    const std::array<SnapshotId, 2> held{at_, next_};
+    for (const SnapshotId id : held) {
+      if (id == 0) continue;
+      const Status renewed = co_await parts_.whole->RenewSnapshot(id, reactor_.WallMs() + kSnapshotMs);
+      LOG_IF(WARNING, !renewed.ok() && renewed.code() != Code::kSnapshotGone) << renewed.ToString();
+    }
   }
 }
 
@@ -182,7 +186,8 @@ Task<Status> SplitRun::Run(std::string claim) {
   const Status status = co_await CopyAndSwitch(std::move(claim));
   parts_.host->LetGo(parts_.id);
   over_ = true;
-  co_await Release();
+  co_await Release(&at_);
+  co_await Release(&next_);
   co_await tasks_.Drain();
   co_return status;
 }
@@ -286,7 +291,7 @@ Task<Result<bool>> SplitRun::TrySwitch() {
 Task<Status> SplitRun::FillWhileHeld(SnapshotInfo cut) {
   for (int attempt = 1;; ++attempt) {
     CO_RETURN_IF_ERROR(co_await Follow(cut));
-    CO_ASSIGN_OR_RETURN(const bool same, co_await feed_->CheckSums(at_));
+    CO_ASSIGN_OR_RETURN(const bool same, co_await feed_->CheckSums(at_, cut.version));
     if (same) break;
     if (attempt == kSumsTries) {
       co_return Error(Code::kUnavailable,
@@ -296,7 +301,10 @@ Task<Status> SplitRun::FillWhileHeld(SnapshotInfo cut) {
     }
     CO_ASSIGN_OR_RETURN(cut, co_await Cut());
   }
-  CO_RETURN_IF_ERROR(co_await feed_->Seal(cut.version));
+  // All writes that were acknowledged are in the snapshot, so no later change is in any watcher's position.
+  const Version told = parts_.whole->newest_change();
+  if (told >= cut.version) co_return Error(Code::kUnavailable, "partition {} is out of service", parts_.id);
+  CO_RETURN_IF_ERROR(co_await feed_->Seal(cut.version, told));
   co_return CheckWanted();
 }
 

@@ -78,7 +78,7 @@ class SplitRun {
   Task<void> KeepPace(uint64_t bytes);
   Task<Result<SnapshotInfo>> Cut();
   Task<Status> Follow(SnapshotInfo next);
-  Task<void> Release();
+  Task<void> Release(SnapshotId* id);
   Task<void> KeepSnapshot();
   Task<Status> CopyAndSwitch(std::string claim);
   Task<Status> CatchUp();
@@ -94,7 +94,8 @@ class SplitRun {
   std::unique_ptr<Source> source_;
   std::array<std::unique_ptr<Target>, 2> targets_;
   std::unique_ptr<SplitFeed> feed_;
-  SnapshotId at_ = 0;  // the halves are as it is, or come to be so; 0: none
+  SnapshotId at_ = 0;    // the halves are as it is, or come to be so; 0: none
+  SnapshotId next_ = 0;  // the one that they follow meanwhile; 0: none
   bool unpaced_ = false;
   uint32_t rate_mb_s_ = 0;
   std::optional<Pace> pace_;

@@ -4,6 +4,7 @@
 
 #include "src/partition/cluster_marks.h"
 #include "src/partition/resident_record.h"
+#include "src/partition/split_feed.h"
 
 namespace pando {
 namespace {
@@ -312,8 +313,9 @@ void Applier::Erase(Frame* leaf, const LogRecord& record) {
 
 // For watchers. There are none during recovery.
 void Applier::NoteChange(const LogRecord& record, bool removed) {
-  if (state_.phase() != Phase::kRecovering && !state_.IsReserved(record.key))
-    state_.changes.Add(record.version, record.key, removed);
+  if (state_.phase() == Phase::kRecovering) return;
+  if (!state_.IsReserved(record.key)) return state_.changes.Add(record.version, record.key, removed);
+  if (!removed && record.key == SplitFeed::ClaimKey()) state_.changes.RaiseFloor(SplitFeed::ToldBefore(record.value));
 }
 
 // The record that an operation finds. Its value is included only if the operation looks at it.

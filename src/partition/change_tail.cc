@@ -39,7 +39,7 @@ void ChangeTail::Reserve(Half* half, size_t key_bytes) const {
 void ChangeTail::Add(Version version, std::string_view key, bool removed) {
   CHECK_GT(version, last_) << "CT1: versions rise";
   if (!HasRoom(halves_[newer_], key)) {
-    if (!older().entries.empty()) floor_ = older().entries.back().version;
+    if (!older().entries.empty()) RaiseFloor(older().entries.back().version);
     older().entries.clear();
     older().keys.clear();
     newer_ = 1 - newer_;

@@ -8,7 +8,7 @@
 //
 // Invariants
 //   CT1  The tail contains every change with a version above floor() once, in ascending order of
-//        version.
+//        version. (A half of a partition tells of some changes of the whole again, with higher versions.)
 //   CT2  newest() is at or above the version of every change that was acknowledged before the call.
 #pragma once
 
@@ -43,6 +43,8 @@ class ChangeTail {
   void Begin(Version last, size_t max_bytes, Version floor = 0);
   // REQUIRES: `version` is higher than that of every earlier change.
   void Add(Version version, std::string_view key, bool removed);
+  // Changes up to `version` that are not here may have been missed: they are unknown from then on.
+  void RaiseFloor(Version version) { floor_ = std::max(floor_, version); }
   // Makes the added changes visible to After and advances newest(). Call it between writes, not
   // within one.
   void Publish() {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "src/base/codec.h"
 #include "src/base/hash.h"
 #include "src/base/limits.h"
 #include "src/model/key_space.h"
@@ -54,6 +55,17 @@ SplitFeed::SplitFeed(Reactor& reactor, RangeReads* whole, std::array<Half, 2> ha
 
 std::string SplitFeed::ClaimKey() { return kLaneKeys.Stored(""); }
 
+std::string SplitFeed::ClaimValue(std::string_view claim, Version told) {
+  std::string value;
+  ByteWriter(&value).Fixed(told);
+  value += claim;
+  return value;
+}
+
+Version SplitFeed::ToldBefore(std::string_view value) {
+  return value.size() < sizeof(Version) ? 0 : LoadLE<Version>(value.data());
+}
+
 bool SplitFeed::Wants(const HalfState& half, const std::string& key) const {
   if (key == ClaimKey()) return false;
   if (IsLane(key)) return true;
@@ -69,7 +81,7 @@ Task<Status> SplitFeed::Claim(std::string claim) {
     half.bytes = 0;
     WriteOp op;
     op.key = ClaimKey();
-    op.value = claim;
+    op.value = ClaimValue(claim, /*told=*/0);
     std::vector<WriteOp> ops;
     ops.push_back(std::move(op));
     WriteOptions options;
@@ -253,14 +265,14 @@ Task<Status> SplitFeed::CompareSince(SnapshotId since, SnapshotId snapshot) {
 }
 
 // The claim is written once more, by a writer that has seen that version.
-Task<Status> SplitFeed::Seal(Version newest) {
+Task<Status> SplitFeed::Seal(Version newest, Version told) {
   for (HalfState& half : halves_) {
     CHECK(half.ops.empty()) << "a half is sealed before all was written to it";
     std::vector<WriteOp> ops;
     ops.push_back(IfClaimed(half));
     WriteOp& claim = ops.emplace_back();
     claim.key = ClaimKey();
-    claim.value = claim_;
+    claim.value = ClaimValue(claim_, told);
     WriteOptions options;
     options.of_split = true;
     options.seen_version = newest;
@@ -275,12 +287,13 @@ Task<Status> SplitFeed::Seal(Version newest) {
 }
 
 // Lanes are not counted: both halves have them, and not all of them as the whole does.
-Task<Result<bool>> SplitFeed::CheckSums(SnapshotId snapshot) {
+Task<Result<bool>> SplitFeed::CheckSums(SnapshotId snapshot, Version version) {
   std::string end(kLaneKeys.prefix());
   CO_ASSIGN_OR_RETURN(const RangeAggregates whole, co_await whole_.Aggregate("", end, snapshot));
   RangeAggregates sum;
   for (const HalfState& half : halves_) {
-    CO_ASSIGN_OR_RETURN(const RangeAggregates part, co_await half.half.partition->Aggregate("", end, kNewest));
+    const ReadPoint at(kNewest, VersionMs(version));
+    CO_ASSIGN_OR_RETURN(const RangeAggregates part, co_await half.half.partition->Aggregate("", end, at));
     sum.Add(part);
   }
   co_return sum == whole;

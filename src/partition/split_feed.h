@@ -23,6 +23,7 @@
 
 #include <array>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "src/base/limits.h"
@@ -45,6 +46,11 @@ class SplitFeed {
 
   // The stored key of the claim. No lane has it, because clients have names.
   static std::string ClaimKey();
+  // Its value: `told`, in 8 bytes (little-endian), and the claim. Once the half is sealed, `told` is the version of the
+  // newest change of the whole; 0: it is not sealed. A half does not see every change of the whole, because what is
+  // removed between two snapshots leaves no trace. So it has nothing to tell watchers that have not seen all up to it.
+  static std::string ClaimValue(std::string_view claim, Version told);
+  static Version ToldBefore(std::string_view value);
 
   struct Half {
     PartitionRecords* partition = nullptr;
@@ -60,12 +66,13 @@ class SplitFeed {
   Task<Status> CopyAll(SnapshotId snapshot);
   // REQUIRES: the halves are as `since` was (SF2).
   Task<Status> CopyChanges(SnapshotId since, SnapshotId snapshot);
-  // Whether count, bytes and content of the halves add up to those of the whole in the snapshot. False: they do not.
-  // Records that expire between the snapshot and the question make a difference too: ask again with a later snapshot.
-  Task<Result<bool>> CheckSums(SnapshotId snapshot);
-  // Every version that a half gives from now on is above `newest` (SP6). Once this has returned, each half is led here,
-  // and has committed all that was written to it.
-  Task<Status> Seal(Version newest);
+  // Whether count, bytes and content of the halves add up to those of the whole in the snapshot, whose version is
+  // `version`. False: they do not. All are asked as of its time, so records that expire meanwhile make no difference,
+  // as long as they are not swept: those of a half are not, nor those of a partition whose writes are held.
+  Task<Result<bool>> CheckSums(SnapshotId snapshot, Version version);
+  // Every version that a half gives from now on is above `newest` (SP6). `told`: as in ClaimValue. Once this has
+  // returned, each half is led here, and has committed all that was written to it.
+  Task<Status> Seal(Version newest, Version told);
 
   const SplitFeedStats& stats() const { return stats_; }
 

@@ -56,8 +56,10 @@ struct SplitWorld : World {
     const Result<SnapshotInfo> cut =
         co_await CutSnapshot(*reactor_, std::move(whole), reactor_->WallMs() + kSnapshotMs);
     EXPECT_OK(cut.status());
+    if (cut.ok()) cut_version_ = cut->version;
     co_return cut.ok() ? cut->id : 0;
   }
+  Version cut_version_ = 0;  // of the latest one
   Task<void> Release(SnapshotId id) { EXPECT_OK(co_await store_->partition(kWhole)->ReleaseSnapshot(id)); }
 
   // All records but lanes and claims.
@@ -167,7 +169,7 @@ Task<void> RunFeeds(SplitWorld* t, Writers* w) {
   co_await Sleep(*t->reactor_, 500 * kMillisecond);  // what is short-lived has expired
   const SnapshotId last = co_await t->Cut();
   EXPECT_OK(co_await feed->CopyChanges(at, last));
-  const Result<bool> same = co_await feed->CheckSums(last);
+  const Result<bool> same = co_await feed->CheckSums(last, t->cut_version_);
   EXPECT_TRUE(same.ok() && *same);
   co_await t->Release(at);
   co_await t->Release(last);
@@ -196,6 +198,36 @@ TEST(SplitFeed, HalvesBecomeTheWholeUnderWritesAndStaySo) {
   }
 }
 
+// What expires after the cut is in the snapshot and in the halves.
+Task<void> ExpireAfterTheCut(World* world) {
+  auto* t = static_cast<SplitWorld*>(world);
+  co_await t->CreateAll();
+  for (const std::string& key : SplitWorld::KeysOfWhole(40)) {
+    std::vector<WriteOp> ops(1);
+    ops.front().key = key;
+    ops.front().value = "v";
+    ops.front().ttl_mode = TtlMode::kSet;
+    ops.front().expires_at_ms = t->reactor_->WallMs() + 500;
+    EXPECT_OK((co_await t->store_->partition(kWhole)->Write(std::move(ops), WriteOptions())).status());
+  }
+  const SnapshotId at = co_await t->Cut();
+  std::unique_ptr<SplitFeed> feed = t->Feed();
+  EXPECT_OK(co_await feed->Claim("claim"));
+  EXPECT_OK(co_await feed->CopyAll(at));
+  const std::map<std::string, ScanRow> before = co_await t->RecordsOf(kLower);
+  EXPECT_FALSE(before.empty());
+  co_await Sleep(*t->reactor_, 600 * kMillisecond);
+  const std::map<std::string, ScanRow> after = co_await t->RecordsOf(kLower);
+  EXPECT_LT(after.size(), before.size());
+  const Result<bool> same = co_await feed->CheckSums(at, t->cut_version_);
+  EXPECT_TRUE(same.ok() && *same);
+}
+
+TEST(SplitFeed, WhatExpiresAfterTheCutMakesNoDifference) {
+  SplitWorld world(4);
+  world.Run(ExpireAfterTheCut);
+}
+
 // SF1, and what CheckSums notices.
 Task<void> ClaimTwice(World* world) {
   auto* t = static_cast<SplitWorld*>(world);
@@ -210,19 +242,19 @@ Task<void> ClaimTwice(World* world) {
   EXPECT_EQ(refused.code(), Code::kAborted);
   EXPECT_THAT(refused.message(), HasSubstr("another feed"));
   for (const uint32_t id : {kLower, kUpper}) EXPECT_TRUE((co_await t->RecordsOf(id)).empty());
-  Result<bool> same = co_await second->CheckSums(at);
+  Result<bool> same = co_await second->CheckSums(at, t->cut_version_);
   EXPECT_TRUE(same.ok() && !*same) << "nothing is there";
   EXPECT_OK(co_await second->CopyAll(at));
-  same = co_await second->CheckSums(at);
+  same = co_await second->CheckSums(at, t->cut_version_);
   EXPECT_TRUE(same.ok() && *same);
   // A half that has too much, and one whose record is another one.
   EXPECT_OK(co_await Put(t->store_->partition(kLower), kKeys.Stored("stray"), "v"));
   EXPECT_OK(co_await Remove(t->store_->partition(kUpper), keys.back()));
   EXPECT_OK(co_await Remove(t->store_->partition(kLower), keys.back()));
-  same = co_await second->CheckSums(at);
+  same = co_await second->CheckSums(at, t->cut_version_);
   EXPECT_TRUE(same.ok() && !*same);
   EXPECT_OK(co_await second->CopyAll(at));
-  same = co_await second->CheckSums(at);
+  same = co_await second->CheckSums(at, t->cut_version_);
   EXPECT_TRUE(same.ok() && *same);
   EXPECT_EQ(second->stats().removed_records, 1u);
   EXPECT_EQ(second->stats().copied_records, keys.size() + 1);
@@ -232,6 +264,41 @@ Task<void> ClaimTwice(World* world) {
 TEST(SplitFeed, OnlyTheLatestFeedWrites) {
   SplitWorld world(3);
   world.Run(ClaimTwice);
+}
+
+// A removal between two snapshots leaves no trace in the halves. A watcher that has not seen it must not go on there.
+Task<void> WatchAcrossASplit(World* world) {
+  auto* t = static_cast<SplitWorld*>(world);
+  co_await t->CreateAll();
+  Partition* whole = t->store_->partition(kWhole);
+  for (const std::string& key : SplitWorld::KeysOfWhole(20)) EXPECT_OK(co_await Put(whole, key, "v"));
+  SnapshotId at = co_await t->Cut();
+  std::unique_ptr<SplitFeed> feed = t->Feed();
+  EXPECT_OK(co_await feed->Claim("claim"));
+  EXPECT_OK(co_await feed->CopyAll(at));
+  const std::string gone = SplitWorld::KeysOfWhole(21).back();
+  EXPECT_OK(co_await Put(whole, gone, "v"));
+  const Version before = whole->newest_change();
+  EXPECT_OK(co_await Remove(whole, gone));
+  const Version told = whole->newest_change();
+  EXPECT_GT(told, before);
+  const SnapshotId next = co_await t->Cut();
+  EXPECT_OK(co_await feed->CopyChanges(at, next));
+  EXPECT_OK(co_await feed->Seal(t->cut_version_, told));
+  for (const uint32_t id : {kLower, kUpper}) {
+    Partition* half = t->store_->partition(id);
+    const Result<ChangePage> behind = co_await half->Changes(before, "", 100, 1 << 20);
+    EXPECT_TRUE(behind.ok() && behind->gone) << "the removal would be missed";
+    const Result<ChangePage> level = co_await half->Changes(told, "", 100, 1 << 20);
+    EXPECT_TRUE(level.ok() && !level->gone) << "this watcher has seen all";
+  }
+  co_await t->Release(at);
+  co_await t->Release(next);
+}
+
+TEST(SplitFeed, WatchersGoOnInTheHalvesOnlyIfTheyHaveSeenAll) {
+  SplitWorld world(5);
+  world.Run(WatchAcrossASplit);
 }
 
 // SP6: whatever the halves give later is above what the whole has given.
@@ -245,7 +312,7 @@ Task<void> SealHalves(World* world) {
   EXPECT_OK(co_await first->Claim("first"));
   EXPECT_OK(co_await first->CopyAll(at));
   const Version newest = VersionAtMs(t->reactor_->WallMs() + 2'000);
-  EXPECT_OK(co_await first->Seal(newest));
+  EXPECT_OK(co_await first->Seal(newest, /*told=*/0));
   for (const uint32_t id : {kLower, kUpper}) {
     std::vector<WriteOp> ops(1);
     ops.front().key = kKeys.Stored("later");
@@ -254,12 +321,13 @@ Task<void> SealHalves(World* world) {
     EXPECT_GT(put->front().version, newest);
     EXPECT_OK(co_await Remove(t->store_->partition(id), kKeys.Stored("later")));
   }
-  const Result<bool> same = co_await first->CheckSums(at);
+  const Result<bool> same = co_await first->CheckSums(at, t->cut_version_);
   EXPECT_TRUE(same.ok() && *same) << "the claim is no record";
   EXPECT_OK(co_await first->CopyAll(at));  // it is still claimed
-  EXPECT_EQ((co_await first->Seal(VersionAtMs(t->reactor_->WallMs() + 3'600'000))).code(), Code::kUnavailable);
+  EXPECT_EQ((co_await first->Seal(VersionAtMs(t->reactor_->WallMs() + 3'600'000), /*told=*/0)).code(),
+            Code::kUnavailable);
   EXPECT_OK(co_await second->Claim("second"));
-  EXPECT_EQ((co_await first->Seal(newest)).code(), Code::kAborted);
+  EXPECT_EQ((co_await first->Seal(newest, /*told=*/0)).code(), Code::kAborted);
 }
 
 TEST(SplitFeed, SealedHalvesGoOnAboveTheWhole) {
