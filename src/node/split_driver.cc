@@ -96,18 +96,37 @@ void SplitDriver::Scan() {
     }
   }
   queued_.clear();
-  for (const SplitTask& task : tasks) Begin(task);
+  may_run_ = SplitsThatMayRun(cluster_.newest());
+  for (const SplitTask& task : tasks) {
+    if (task.kind != Kind::kComplete) Begin(task);
+  }
+  BeginCompletes(tasks);
+}
+
+size_t SplitDriver::CountActive(Kind kind) const {
+  return static_cast<size_t>(std::count_if(active_.begin(), active_.end(),
+                                           [=](const auto& active) { return active.second->task.kind == kind; }));
+}
+
+// In turn, because those that wait for a node that is away end without having done anything.
+void SplitDriver::BeginCompletes(const std::vector<SplitTask>& tasks) {
+  const auto first = std::upper_bound(tasks.begin(), tasks.end(), last_complete_,
+                                      [](uint32_t whole, const SplitTask& task) { return whole < task.whole; });
+  const auto begin = [this](const SplitTask& task) {
+    if (task.kind == Kind::kComplete) Begin(task);
+  };
+  std::for_each(first, tasks.end(), begin);
+  std::for_each(tasks.begin(), first, begin);
 }
 
 void SplitDriver::Begin(const SplitTask& task) {
   if (active_.contains(task.whole)) return;
-  const auto splits = [](const auto& active) { return active.second->task.kind == Kind::kSplit; };
-  const auto splitting = static_cast<size_t>(std::count_if(active_.begin(), active_.end(), splits));
-  const bool splits_too = task.kind == Kind::kSplit;
-  const bool room = splits_too ? splitting < kSplitsAtOnce : active_.size() - splitting < kTasksAtOnce;
-  if (!room) {
-    if (splits_too) queued_.push_back(task);
-    return;
+  if (task.kind == Kind::kSplit && (CountActive(Kind::kSplit) >= kSplitsAtOnce || !may_run_.contains(task.whole))) {
+    return queued_.push_back(task);
+  }
+  if (task.kind == Kind::kComplete) {
+    if (CountActive(Kind::kComplete) >= kCompletesAtOnce) return;
+    last_complete_ = task.whole;
   }
   auto active = std::make_unique<Active>();
   active->task = task;
@@ -172,7 +191,8 @@ std::vector<api::SplitStatus> SplitDriver::status() const {
   for (const SplitTask& task : queued_) {
     api::SplitStatus& status = add(task);
     status.phase = NameOf(SplitPhase::kPreparing);
-    status.waits_for = fmt::format("the split of partition {} comes first", first);
+    status.waits_for = first.empty() ? "a split of a partition with a replica on one of its nodes comes first"
+                                     : fmt::format("the split of partition {} comes first", first);
   }
   return all;
 }
@@ -206,6 +226,7 @@ Task<void> SplitDriver::RunTask(Active* active) {
       status = co_await Complete(active);
     }
     co_await Pause(active, status);
+    if (active->task.kind == Kind::kComplete) break;  // another one may have its place
   }
   active->over = task_ended_ = true;
 }
@@ -223,6 +244,7 @@ Task<void> SplitDriver::Split(Active* active) {
       retired = status.ok();
       done_total_.Add(retired);
       failed_total_.Add(!retired && Wanted(*active));
+      if (status.code() == Code::kDiskFull) co_await CallOff(active, status);
       co_await Pause(active, status);
     } else {
       active->control.phase = SplitPhase::kOpening;

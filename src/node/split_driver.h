@@ -79,12 +79,15 @@ class SplitDriver {
   static constexpr Nanos kStopNs = 2 * kSecond;
   static constexpr Nanos kTopologyNs = 2 * kSecond;
   static constexpr Nanos kHandoverNs = 3 * kSecond;
-  static constexpr size_t kSplitsAtOnce = 1, kTasksAtOnce = 8;
+  // Of those that open halves there are as many as there is to do: hash ranges serve nobody until they are done.
+  static constexpr size_t kSplitsAtOnce = 1, kCompletesAtOnce = 8;
 
   Task<void> Loop();
   void Scan();
   void TellNews();
   void Begin(const SplitTask& task);
+  void BeginCompletes(const std::vector<SplitTask>& tasks);
+  size_t CountActive(SplitTask::Kind kind) const;
   void Publish();
   Task<void> RunTask(Active* active);
   bool Wanted(const Active& active) const { return !active.control.cancelled; }
@@ -110,6 +113,7 @@ class SplitDriver {
   Task<Status> AskForMastership(uint32_t half, NodeId master);
   Task<Status> AskHere(uint32_t half, HalfStep step);
   // -- kGiveUp, kOpen, kComplete
+  Task<void> CallOff(Active* active, const Status& why);
   Task<Status> GiveUp(Active* active);
   Task<Status> GiveUpHalf(uint32_t whole, uint32_t half);
   Task<Status> Open(Active* active);
@@ -130,9 +134,11 @@ class SplitDriver {
   TopologyAccess access_;
   std::map<uint32_t, std::unique_ptr<Active>> active_;  // by the partition that is split
   std::vector<SplitTask> queued_;
+  std::set<uint32_t> may_run_;                 // as of the last scan
   std::map<uint32_t, PartitionStage> stages_;  // as they were told last
   uint64_t scanned_news_ = 0;
-  bool task_ended_ = false;  // since the last scan
+  uint32_t last_complete_ = 0;  // the whole of the kComplete task that was begun last
+  bool task_ended_ = false;     // since the last scan
   bool stopping_ = false, drained_ = true;
   Gauge running_, queued_count_;
   Counter done_total_, failed_total_, given_up_total_, copied_bytes_total_;

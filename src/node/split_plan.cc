@@ -61,7 +61,11 @@ HalfStep NextOfMaster(const HalfInput& in) {
   }
   for (const ReplicaRecord& r : whole.isr) {
     if (Has(half.isr, r.node)) continue;
-    return Wait(fmt::format("the replica of partition {} on node {} is not in sync yet", half.id, r.node));
+    return Wait(
+        fmt::format("the replica of partition {} on node {} is not in sync yet. If it does not come, the log of that "
+                    "node says why; "
+                    "it may have no memory for one more partition until it is started again",
+                    half.id, r.node));
   }
   if (half.replicas != whole.replicas) return Do(Step::kTakeOver);
   if (half.min_isr != whole.min_isr) {
@@ -105,6 +109,37 @@ std::vector<SplitTask> SplitTasksOf(const ClusterMap& map, NodeId self) {
   return tasks;
 }
 
+std::set<uint32_t> SplitsThatMayRun(const ClusterMap& map) {
+  std::set<uint32_t> may_run;
+  std::set<NodeId> busy;
+  const auto take = [&](const PartitionRecord& whole) {
+    for (const auto* list : {&whole.isr, &whole.evicted, &whole.learners}) {
+      for (const ReplicaRecord& r : *list) busy.insert(r.node);
+    }
+  };
+  const auto uses_busy = [&](const PartitionRecord& whole) {
+    return std::any_of(whole.isr.begin(), whole.isr.end(), [&](const auto& r) { return busy.contains(r.node); });
+  };
+  std::vector<const PartitionRecord*> waiting;
+  for (const auto& [id, known] : map.partitions) {
+    const PartitionRecord& whole = known.record;
+    if (!whole.split || whole.state != PartitionStage::kServing) continue;
+    const std::optional<std::array<uint32_t, 2>> halves = HalvesOf(id, map.cluster->record.partitions);
+    const auto building = [&](uint32_t half) { return IsBuilding(RecordIn(map, half)); };
+    if (halves && std::any_of(halves->begin(), halves->end(), building)) {
+      may_run.insert(id);
+      take(whole);
+    } else {
+      waiting.push_back(&whole);
+    }
+  }
+  for (const PartitionRecord* whole : waiting) {
+    if (!uses_busy(*whole)) may_run.insert(whole->id);
+    take(*whole);
+  }
+  return may_run;
+}
+
 // A node may have been away for several splits.
 std::optional<NodeId> LackingNode(const ClusterMap& map, const PartitionRecord& half) {
   if (half.state != PartitionStage::kServing || !half.learners.empty()) return std::nullopt;
@@ -144,6 +179,13 @@ Status CheckMaySplit(const ClusterMap& map, uint32_t partition, uint32_t protoco
   if (!map.Serves(partition)) return Error(Code::kInvalidArgument, "partition {} does not serve", partition);
   if (record->state == PartitionStage::kBuilding) {
     return Error(Code::kUnavailable, "partition {} is a half that is being opened; try again", partition);
+  }
+  if (!record->learners.empty() || record->isr.size() + record->evicted.size() > record->replicas) {
+    return Error(
+        Code::kUnavailable,
+        "partition {} is being given another replica, or has one more than it should have: wait until that has "
+        "moved, or end the move (kvadmin rebalance resume, or kvadmin replica remove)",
+        partition);
   }
   if (!HalvesOf(partition, map.cluster->record.partitions)) {
     return Error(Code::kInvalidArgument, "partition {} cannot be split: its halves would have numbers above {}",

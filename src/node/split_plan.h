@@ -41,6 +41,11 @@ struct SplitTask {
 // By number. REQUIRES: the map has the record of the cluster.
 std::vector<SplitTask> SplitTasksOf(const ClusterMap& map, NodeId self);
 
+// The partitions whose splits may run now: those whose halves are being built, and further ones in the order of their
+// numbers, if no other one that runs or comes first has a replica on the same node. A node keeps memory for the halves
+// of one split at a time, and splits that took it from each other would wait for each other for ever.
+std::set<uint32_t> SplitsThatMayRun(const ClusterMap& map);
+
 // The node that is to get one more replica of a half that serves, because what it is a part of had one there. Nothing:
 // the half has as many as it should have, one of them is on its way, or that node has been removed or drained.
 std::optional<NodeId> LackingNode(const ClusterMap& map, const PartitionRecord& half);

@@ -206,6 +206,14 @@ Task<Status> SplitDriver::RunReserved(Active* active) {
 
 // -- giving up
 
+// The halves take space that clients want to write to. Once the order is out of the record, they are given up.
+Task<void> SplitDriver::CallOff(Active* active, const Status& why) {
+  LOG(WARNING) << "partition " << active->task.whole << " is not split, because there is no room for its halves. Make "
+               << "room, and order the split again: " << why.ToString();
+  const Result<bool> done = co_await SetOrder(active->task.whole, std::nullopt);
+  LOG_IF(WARNING, !done.ok()) << done.status().ToString();
+}
+
 Task<Status> SplitDriver::GiveUp(Active* active) {
   for (const uint32_t half : active->task.halves) CO_RETURN_IF_ERROR(co_await GiveUpHalf(active->task.whole, half));
   co_return Status();

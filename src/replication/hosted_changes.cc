@@ -81,6 +81,12 @@ Result<ReplicaChange> HostedReplica::AddOn(NodeId node, bool replaces) {
                  "it",
                  id_, learner.node);
   }
+  if (record_.record.split) {
+    return Error(Code::kOverloaded,
+                 "partition {} is being split, and its halves get the replicas that it has: wait until they serve, or "
+                 "end the split (kvadmin partition split {} --abort)",
+                 id_, id_);
+  }
   // Nobody has had it. What was proposed for the node before and has not landed cannot land once this one has.
   const ReplicaId learner =
       HashUuid(fmt::format("{} {} {} {}", replica().ToString(), node, host_.incarnation, host_.reactor.Random()));

@@ -88,6 +88,39 @@ TEST(SplitTasks, TheMasterOfThePartitionSplitsIt) {
   EXPECT_EQ(world.Tasks(2).size(), 1u);
 }
 
+// A node has memory for the halves of one split at a time.
+TEST(SplitTasks, SplitsOnTheSameNodesFollowEachOther) {
+  World world;
+  const auto order = [&](uint32_t id) { world.map.partitions.at(id).record.split.emplace(); };
+  EXPECT_TRUE(SplitsThatMayRun(world.map).empty());
+  for (const uint32_t id : {2u, 1u, 3u}) order(id);
+  EXPECT_THAT(SplitsThatMayRun(world.map), ElementsAre(1));
+  // One that has begun goes on, also if another one with a lower number is ordered then.
+  world.Build();
+  order(0);
+  EXPECT_THAT(SplitsThatMayRun(world.map), ElementsAre(kWhole));
+  // Another one has no node in common with it. That of partition 2 waits for that of partition 0, and it for this one.
+  PartitionRecord& other = world.map.partitions.at(3).record;
+  for (ReplicaRecord& r : other.isr) r.node += 10;
+  EXPECT_THAT(SplitsThatMayRun(world.map), ElementsAre(kWhole, 3));
+  world.Whole().state = PartitionStage::kRetired;
+  EXPECT_THAT(SplitsThatMayRun(world.map), ElementsAre(0, 3));
+}
+
+// A split copies the replicas of the whole, so a move must have ended.
+TEST(CheckMaySplit, NotWhileAReplicaMoves) {
+  World world;
+  for (NodeId node = 1; node <= 3; ++node) world.map.nodes[node].record.protocol_max = 3;
+  EXPECT_TRUE(CheckMaySplit(world.map, kWhole, 3).ok());
+  world.Whole().learners.push_back(world.NewReplica(4));
+  EXPECT_EQ(CheckMaySplit(world.map, kWhole, 3).code(), Code::kUnavailable);
+  world.Whole().isr.push_back(world.Whole().learners.front());
+  world.Whole().learners.clear();
+  EXPECT_EQ(CheckMaySplit(world.map, kWhole, 3).code(), Code::kUnavailable);
+  world.Whole().isr.pop_back();
+  EXPECT_TRUE(CheckMaySplit(world.map, kWhole, 3).ok());
+}
+
 // SD2.
 TEST(SplitTasks, HalvesThatNobodyWantsAreGivenUpByTheMaster) {
   World world;
