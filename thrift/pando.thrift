@@ -523,13 +523,16 @@ struct SplitRangeReply {
 
 /** A snapshot shows everything at one moment. If it holds a write, it holds all writes acknowledged before that one. */
 struct OpenSnapshotRequest {
-  /** Its lifetime unless it is renewed; 0 = a minute. A snapshot keeps replaced pages on disk, so release it. */
+  /**
+   * Its lifetime unless it is renewed, ten minutes at most; 0 = a minute. A snapshot keeps replaced pages on disk, so
+   * release it.
+   */
   1: i32 ttl_ms
 }
 
 struct RenewSnapshotRequest {
   1: binary snapshot
-  /** Counted from now; 0 = a minute. No snapshot outlives the server's age limit. */
+  /** Counted from now, ten minutes at most; 0 = a minute. No snapshot outlives the server's age limit. */
   2: i32 ttl_ms
 }
 

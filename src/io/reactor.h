@@ -162,7 +162,8 @@ class Connection {
   // peer reads, even while one large send is in progress. It costs a system call, so it is for
   // occasional checks and not for every request.
   virtual uint64_t acknowledged_bytes() const = 0;
-  // Flow control: stops receiving soon. Bytes that are already on their way are still delivered.
+  // Flow control: stops receiving soon. Bytes that are already on their way are still delivered. If the peer of an
+  // accepted connection goes meanwhile, the connection ends, and what was not received is lost.
   virtual void PauseReceive() = 0;
   virtual void ResumeReceive() = 0;
   // Sends the queued bytes, then closes; the loop calls OnClosed later. With `now`, drops the
