@@ -143,9 +143,10 @@ Task<Result<bool>> ReplicaInstaller::IsStillNeeded(const PartitionRecord& record
   const std::optional<std::array<uint32_t, 2>> halves = HalvesOf(record.id, cluster_.ranges());
   if (record.state != PartitionStage::kRetired || !halves) co_return false;
   for (const uint32_t half : *halves) {
-    if (!cluster_.newest().partitions.contains(half)) co_return false;  // a half of a split that was given up
-    CO_ASSIGN_OR_RETURN(const PartitionRecord of_half, co_await ReadRecord(half));
-    if (of_half.state == PartitionStage::kBuilding) co_return true;
+    const Result<PartitionRecord> of_half = co_await ReadRecord(half);
+    if (of_half.code() == Code::kNotFound) co_return false;  // of a split that was given up
+    CO_RETURN_IF_ERROR(of_half.status());
+    if (of_half->state == PartitionStage::kBuilding) co_return true;
   }
   co_return false;
 }

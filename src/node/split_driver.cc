@@ -178,8 +178,8 @@ std::vector<api::SplitStatus> SplitDriver::status() const {
   };
   std::string first;
   for (const auto& [whole, active] : active_) {
-    if (active->over || active->task.kind == Kind::kComplete) continue;
     if (active->task.kind == Kind::kSplit) first = std::to_string(whole);
+    if (active->over || active->task.kind == Kind::kComplete) continue;
     api::SplitStatus& status = add(active->task);
     const SplitControl& control = active->control;
     status.phase = NameOf(control.phase.load());

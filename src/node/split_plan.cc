@@ -123,15 +123,13 @@ std::set<uint32_t> SplitsThatMayRun(const ClusterMap& map) {
   std::vector<const PartitionRecord*> waiting;
   for (const auto& [id, known] : map.partitions) {
     const PartitionRecord& whole = known.record;
-    if (!whole.split || whole.state != PartitionStage::kServing) continue;
     const std::optional<std::array<uint32_t, 2>> halves = HalvesOf(id, map.cluster->record.partitions);
     const auto building = [&](uint32_t half) { return IsBuilding(RecordIn(map, half)); };
-    if (halves && std::any_of(halves->begin(), halves->end(), building)) {
-      may_run.insert(id);
-      take(whole);
-    } else {
-      waiting.push_back(&whole);
-    }
+    const bool begun = halves && std::any_of(halves->begin(), halves->end(), building);
+    if (begun) take(whole);  // also if it is split, and its halves are being opened
+    if (!whole.split || whole.state != PartitionStage::kServing) continue;
+    if (begun) may_run.insert(id);
+    if (!begun) waiting.push_back(&whole);
   }
   for (const PartitionRecord* whole : waiting) {
     if (!uses_busy(*whole)) may_run.insert(whole->id);

@@ -42,8 +42,9 @@ struct SplitTask {
 std::vector<SplitTask> SplitTasksOf(const ClusterMap& map, NodeId self);
 
 // The partitions whose splits may run now: those whose halves are being built, and further ones in the order of their
-// numbers, if no other one that runs or comes first has a replica on the same node. A node keeps memory for the halves
-// of one split at a time, and splits that took it from each other would wait for each other for ever.
+// numbers, if no other one that runs or comes first, or whose halves are being opened, has a replica on the same node.
+// A node keeps memory for the halves of one split at a time, and splits that took it from each other would wait for
+// each other for ever.
 std::set<uint32_t> SplitsThatMayRun(const ClusterMap& map);
 
 // The node that is to get one more replica of a half that serves, because what it is a part of had one there. Nothing:

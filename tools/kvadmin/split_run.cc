@@ -170,7 +170,7 @@ bool SplitRunner::MayBegin(uint32_t partition) const {
   }
   for (const uint32_t other : asked_) {
     const SplitState state = SplitStateOf(view_.map, other);
-    if (state != SplitState::kDone && state != SplitState::kOpening && view_.MasterOf(other).node == node) return false;
+    if (state != SplitState::kDone && view_.MasterOf(other).node == node) return false;
   }
   return true;
 }

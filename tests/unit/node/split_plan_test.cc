@@ -104,6 +104,9 @@ TEST(SplitTasks, SplitsOnTheSameNodesFollowEachOther) {
   for (ReplicaRecord& r : other.isr) r.node += 10;
   EXPECT_THAT(SplitsThatMayRun(world.map), ElementsAre(kWhole, 3));
   world.Whole().state = PartitionStage::kRetired;
+  world.Whole().split.reset();
+  EXPECT_THAT(SplitsThatMayRun(world.map), ElementsAre(3)) << "its halves are not open yet";
+  world.Half().state = PartitionStage::kServing;
   EXPECT_THAT(SplitsThatMayRun(world.map), ElementsAre(0, 3));
 }
 
