@@ -72,7 +72,7 @@ class SplitDriver {
   };
   using Steps = std::array<HalfStep, 2>;
 
-  static constexpr Nanos kTickNs = 100 * kMillisecond;
+  static constexpr Nanos kTickNs = 25 * kMillisecond;
   static constexpr Nanos kMinPauseNs = 200 * kMillisecond, kMaxPauseNs = 10 * kSecond;
   static constexpr Nanos kCompleteNs = 2 * kSecond;
   static constexpr Nanos kPatienceNs = 30 * kSecond;  // for other nodes, before a half is rather made anew

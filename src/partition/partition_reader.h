@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "src/model/partition.h"
 #include "src/partition/checkpointer.h"
 #include "src/partition/snapshot_table.h"
 

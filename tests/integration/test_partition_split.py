@@ -28,6 +28,7 @@ PARTITIONS, RECORDS = 4, 6000
 TIMEOUT_S = 60
 QUIET_OPERATIONS = 1500  # of the phases in which nothing happens
 SLOW_MB_PER_S = 1  # so that the copying of a partition takes a while
+RATE_MB_PER_S = 3  # as an operator sets it whose clients are not to feel a split
 
 
 def halves_of(partition):
@@ -161,7 +162,7 @@ class SplitTest(unittest.TestCase):
         self.quiet_phase()
         self.phase("all partitions are split")
         began = time.monotonic()
-        splits, end = self.split("--all")
+        splits, end = self.split("--all", "--mb-per-s", RATE_MB_PER_S)
         took = time.monotonic() - began
         self.quiet_phase()
         self.assertEqual(sorted(split["partition"] for split in splits), list(range(PARTITIONS)))
