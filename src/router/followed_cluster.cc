@@ -18,6 +18,7 @@ Status FollowedCluster::Admit(const std::string& address, const std::string& nod
     if (known != foreign_.end()) {
       LOG(INFO) << node << " belongs to the cluster of this router again";
       foreign_.erase(known);
+      CountForeign();
     }
     return {};
   }
@@ -29,6 +30,7 @@ Status FollowedCluster::Admit(const std::string& address, const std::string& nod
   if (known == foreign_.end() || known->second != refused.message()) {
     LOG(WARNING) << refused.message();
     foreign_[address] = refused.message();
+    CountForeign();
   }
   return refused;
 }
@@ -36,6 +38,7 @@ Status FollowedCluster::Admit(const std::string& address, const std::string& nod
 void FollowedCluster::Forget(const std::string& address) {
   const std::lock_guard lock(mutex_);
   foreign_.erase(address);
+  CountForeign();
 }
 
 Uuid FollowedCluster::id() const {

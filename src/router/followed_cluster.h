@@ -15,6 +15,7 @@
 
 #include "src/base/ids.h"
 #include "src/base/result.h"
+#include "src/metrics/metrics.h"
 
 namespace pando {
 
@@ -28,12 +29,16 @@ class FollowedCluster {
 
   Uuid id() const;                                     // nil: no node has answered yet
   std::map<std::string, std::string> foreign() const;  // by address: what is wrong with it
+  const Gauge& foreign_count() const { return foreign_count_; }
 
  private:
+  void CountForeign() { foreign_count_.Set(static_cast<int64_t>(foreign_.size())); }
+
   mutable std::mutex mutex_;
   Uuid id_;
   std::string first_;  // the address of the node that has decided
   std::map<std::string, std::string> foreign_;
+  Gauge foreign_count_;  // written under the mutex
 };
 
 }  // namespace pando

@@ -15,7 +15,7 @@ namespace {
 
 constexpr Nanos kPauseNs = 20 * kMillisecond;  // after a node that could not be asked
 constexpr Nanos kAnswerNs = 2 * kMillisecond;
-constexpr Nanos kLogIntervalNs = 10 * kSecond, kNoMapLogIntervalNs = 60 * kSecond;
+constexpr Nanos kLogIntervalNs = 10 * kSecond, kTroubleLogIntervalNs = 60 * kSecond;
 constexpr size_t kMostNamed = 3;  // nodes in a message
 constexpr Nanos kRefusalNs = 10 * kSecond;
 constexpr size_t kMaxRefusals = 1024, kMaxRefusalBytes = 512;
@@ -202,16 +202,20 @@ bool RouteKeeper::seeds_tried() const {
 }
 
 Status RouteKeeper::ForeignNodes() const {
-  const std::map<std::string, std::string> foreign = options_.cluster->foreign();
-  if (foreign.empty()) return {};
+  const std::map<std::string, std::string> all = foreign();
   for (const std::string& seed : options_.seeds) {
-    if (const auto at = foreign.find(seed); at != foreign.end()) return Error(Code::kUnavailable, "{}", at->second);
+    if (const auto at = all.find(seed); at != all.end()) return Error(Code::kUnavailable, "{}", at->second);
   }
+  return NoNodeLeft();
+}
+
+// Whether all nodes of the map are foreign.
+Status RouteKeeper::NoNodeLeft() const {
+  const std::map<std::string, std::string> all = foreign();
   const auto& nodes = map_.nodes();
-  if (std::any_of(nodes.begin(), nodes.end(), [&](const auto& n) { return !foreign.contains(n.second.address); })) {
-    return {};
-  }
-  return Error(Code::kUnavailable, "no node of the cluster is left where the map says: {}", foreign.begin()->second);
+  const auto is_ours = [&all](const auto& node) { return !all.contains(node.second.address); };
+  if (all.empty() || std::any_of(nodes.begin(), nodes.end(), is_ours)) return {};
+  return Error(Code::kUnavailable, "no node of the cluster is left where the map says: {}", all.begin()->second);
 }
 
 std::string RouteKeeper::WhyNoMap() const {
@@ -225,8 +229,11 @@ std::string RouteKeeper::WhyNoMap() const {
   return why.empty() ? trouble_.message() : why;
 }
 
+// A wrong address in --nodes takes no router that serves out of a load balancer, where it would be wrong in all of
+// them.
 std::string RouteKeeper::WhyNotReady() const {
-  if (Status foreign = ForeignNodes(); !foreign.ok()) return foreign.message();
+  const Status foreign = map_.complete() ? NoNodeLeft() : ForeignNodes();
+  if (!foreign.ok()) return foreign.message();
   return map_.complete() ? std::string() : "no map of the cluster: " + WhyNoMap();
 }
 
@@ -248,10 +255,18 @@ std::map<uint32_t, std::string> RouteKeeper::Refusals() const {
 }
 
 // One reactor tells it for all.
-void RouteKeeper::LogNoMap() {
-  if (map_.complete() || reactor_.index() != 0 || !seeds_tried() || reactor_.NowNs() < next_no_map_log_ns_) return;
-  next_no_map_log_ns_ = reactor_.NowNs() + kNoMapLogIntervalNs;
-  LOG(WARNING) << "this router has no map of the cluster: " << WhyNoMap();
+void RouteKeeper::LogTrouble() {
+  if (reactor_.index() != 0 || !seeds_tried() || reactor_.NowNs() < next_trouble_log_ns_) return;
+  next_trouble_log_ns_ = reactor_.NowNs() + kTroubleLogIntervalNs;
+  if (!map_.complete()) {
+    LOG(WARNING) << "this router has no map of the cluster: " << WhyNoMap();
+    return;
+  }
+  size_t named = 0;
+  for (const auto& [address, why] : foreign()) {
+    if (++named > kMostNamed) break;
+    LOG(WARNING) << why;
+  }
 }
 
 // -- asking
@@ -316,7 +331,7 @@ Task<void> RouteKeeper::Poll() {
       continue;
     }
     if (!asked.ok()) trouble_ = std::move(asked);
-    LogNoMap();
+    LogTrouble();
     // Also a node that answers at once, without news, is not asked again at once.
     const Nanos until_ns = reactor_.NowNs() + kPauseNs;
     co_await WaitUntil(reactor_, changed_, until_ns, [this] { return stopping_; });

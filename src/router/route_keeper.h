@@ -137,6 +137,9 @@ class RouteKeeper {
   bool seeds_tried() const;
   // kUnavailable: one of the seeds belongs to another cluster, or all nodes of the map do.
   Status ForeignNodes() const;
+  // By address: why nothing is sent there. A router that has its map serves all the same, as long as any node of its
+  // cluster is left.
+  std::map<std::string, std::string> foreign() const { return options_.cluster->foreign(); }
   // Why this router should get no requests; empty: it is well.
   std::string WhyNotReady() const;
 
@@ -148,7 +151,8 @@ class RouteKeeper {
   Status Refused(Status why);  // counts it, and logs it now and then
   Status Admit(const std::string& address, const Uuid& cluster);
   std::string WhyNoMap() const;  // of some of the nodes
-  void LogNoMap();
+  Status NoNodeLeft() const;
+  void LogTrouble();
   // With `contradicts`, for all that it knows, and not only for what is news; sets it if the node has answered.
   Task<Status> AskMap(std::shared_ptr<Upstream> node, Nanos wait_ns, bool* contradicts = nullptr);
   // Whether all nodes that answer contradict what is known, and at least one does.
@@ -180,7 +184,7 @@ class RouteKeeper {
   Nanos vain_since_ns_ = 0;  // refreshes have brought nothing since then; 0: the last one has
   Status trouble_;
   std::function<void()> on_complete_;
-  Nanos next_log_ns_ = 0, next_no_map_log_ns_ = 0;
+  Nanos next_log_ns_ = 0, next_trouble_log_ns_ = 0;
 };
 
 }  // namespace pando

@@ -130,6 +130,9 @@ Task<Status> Router::ServeHttp(Reactor& first) {
   };
   CO_ASSIGN_OR_RETURN(http_port_, co_await ListenPatiently(first, std::move(listen)));
   http_->RegisterMetrics(&registry_);
+  registry_.Add(cluster_.get(), "kv_router_foreign_nodes_count",
+                "Addresses of --nodes or of the map where nodes of another cluster answer: nothing is sent there.", {},
+                &cluster_->foreign_count());
   co_return Status();
 }
 
@@ -221,6 +224,7 @@ Task<void> Router::StopOnReactor(Reactor& first) {
   if (http_ == nullptr) co_return;
   co_await http_->Shutdown();
   registry_.Remove(http_.get());
+  registry_.Remove(cluster_.get());
   http_.reset();
 }
 

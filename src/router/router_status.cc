@@ -118,6 +118,7 @@ void CollectStatus(RpcServer* server, RouteKeeper* keeper, RouterService* servic
   ++status->reactors;
   status->reactors_with_map += map.complete() ? 1 : 0;
   if (const std::string why = keeper->WhyNotReady(); !why.empty()) status->map_trouble = why;
+  if (status->foreign.empty()) status->foreign = keeper->foreign();
   status->connections += server->metrics().connections.value();
   status->watches += service->watches().metrics().waiting.value();
   const ForwarderMetrics& forward = service->forwarder().metrics();
@@ -185,6 +186,10 @@ std::string StatusAsJson(const RouterStatus& status) {
   json["map_version"] = status.map_version;
   json["partitions"] = status.partitions;
   json["map_trouble"] = status.map_trouble;
+  json["foreign_nodes"] = nlohmann::ordered_json::array();
+  for (const auto& [address, why] : status.foreign) {
+    json["foreign_nodes"].push_back({{"address", address}, {"why", why}});
+  }
   // The lists are cut; the counts are not.
   json["partitions_without_master_count"] = status.no_master.count();
   json["partitions_without_master"] = FirstOf(status.no_master, kMostInJson);
@@ -230,6 +235,7 @@ std::string StatusAsHtml(const RouterStatus& status) {
   page.Fact("Uptime", fmt::format("{} s", status.uptime_s));
   page.Fact("Cluster", status.cluster_id.empty() ? "unknown" : status.cluster_id);
   if (!status.map_trouble.empty()) page.Fact("Not ready", status.map_trouble);
+  for (const auto& [address, why] : status.foreign) page.Fact("Not used", why);
   page.Fact("Map", fmt::format("version {}, {} partitions, known to {} of {} reactors", status.map_version,
                                status.partitions, status.reactors_with_map, status.reactors));
   page.Fact("Partitions without a master", ListOf(status.no_master));

@@ -42,11 +42,12 @@ struct RouterStatus {
   std::string cluster_id;
   int64_t map_version = 0;
   uint64_t partitions = 0;
-  std::string map_trouble;                  // why there is no map, or its nodes are of another cluster
-  std::map<std::string, NodeStatus> nodes;  // by address
-  PartitionSet no_master;                   // partitions without a master that this router knows
-  PartitionSet unreachable;                 // whose master it cannot reach
-  std::map<uint32_t, std::string> refused;  // whose master has refused a request in the last ten seconds, and why
+  std::string map_trouble;                     // why there is no map, or all its nodes are of another cluster
+  std::map<std::string, std::string> foreign;  // by address: why nothing is sent there
+  std::map<std::string, NodeStatus> nodes;     // by address
+  PartitionSet no_master;                      // partitions without a master that this router knows
+  PartitionSet unreachable;                    // whose master it cannot reach
+  std::map<uint32_t, std::string> refused;     // whose master has refused a request in the last ten seconds, and why
   RouterTotals totals;
   int64_t rates_over_s = 0;  // what `rates` is the average of
   std::map<std::string, double> rates;

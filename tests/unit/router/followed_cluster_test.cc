@@ -51,6 +51,28 @@ TEST_F(RouterTest, ARouterWithoutANodeOfItsClusterIsNotReady) {
   EXPECT_THAT(keeper_->WhyNotReady(), AllOf(HasSubstr(kOther.ToString()), HasSubstr(kScriptedCluster.ToString())));
 }
 
+// Whoever wrote a wrong address into --nodes wrote it for all routers: none may leave its load balancer for that.
+TEST_F(RouterTest, ARouterThatServesStaysReadyWithAWrongAddressInNodes) {
+  EXPECT_TRUE(Put(KeyIn(0), "v").success.applied);
+  node(3).Replace(kOther);
+  RouteKeeperOptions options;
+  options.seeds = {"10.0.0.3:7420", "10.0.0.2:7420"};
+  options.cluster = followed_;
+  RouteKeeper second(*at_router_, options);
+  second.Start();
+  kernel_.RunFor(2 * kSecond);
+  EXPECT_TRUE(second.ready());
+  EXPECT_EQ(second.WhyNotReady(), "");
+  EXPECT_FALSE(second.ForeignNodes().ok()) << "a router that starts like that ends";
+  ASSERT_EQ(second.foreign().size(), 1u);
+  EXPECT_THAT(second.foreign().at("10.0.0.3:7420"), HasSubstr(kOther.ToString()));
+  EXPECT_EQ(followed_->foreign_count().value(), 1);
+  node(3).Replace(kScriptedCluster);
+  kernel_.RunFor(3 * kSecond);
+  EXPECT_EQ(followed_->foreign_count().value(), 0);
+  kernel_.RunTask(*at_router_, second.Stop());
+}
+
 // FC1, RK2: another reactor of the router, which happens to reach a node of another cluster only.
 TEST_F(RouterTest, AllReactorsFollowOneCluster) {
   Get(KeyIn(0));
