@@ -264,8 +264,8 @@ Task<Status> Node::EnterCluster(Reactor& first) {
       std::make_unique<Controller>(first, cluster_.get(), &parts_[0]->replica_host()->links(), self, &registry_,
                                    options_.replace_after_s * kSecond, options_.auto_balance != AutoBalance::kOff);
   controller_->Start();
-  splits_ =
-      std::make_unique<SplitDriver>(first, cluster_.get(), partitions_.get(), &parts_, &shared_->memory, &registry_);
+  splits_ = std::make_unique<SplitDriver>(first, cluster_.get(), partitions_.get(), &parts_, self, &shared_->memory,
+                                          &registry_);
   splits_->Start();
   if (options_.auto_balance == AutoBalance::kOff) co_return Status();
   balancer_ = std::make_unique<Balancer>(first, cluster_.get(), &parts_[0]->replica_host()->links(), self,

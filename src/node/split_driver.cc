@@ -16,14 +16,16 @@ using Kind = SplitTask::Kind;
 }  // namespace
 
 SplitDriver::SplitDriver(Reactor& reactor, NodeCluster* cluster, NodePartitions* partitions,
-                         const std::vector<ReactorPart*>* parts, MemoryBudget* memory, Registry* registry)
+                         const std::vector<ReactorPart*>* parts, NodeControl* self, MemoryBudget* memory,
+                         Registry* registry)
     : reactor_(reactor),
       cluster_(*cluster),
       partitions_(*partitions),
       parts_(*parts),
       memory_(memory),
       registry_(registry),
-      access_(reactor, cluster->topology(), cluster->topology_calls()) {
+      access_(reactor, cluster->topology(), cluster->topology_calls()),
+      masters_(reactor, cluster, &(*parts)[0]->replica_host()->links(), self) {
   auto add = [this](std::string name, std::string help, const auto* metric) {
     registry_->Add(this, std::move(name), std::move(help), {}, metric);
   };
@@ -345,7 +347,7 @@ Task<Status> SplitDriver::Carry(Active* active, uint32_t half, HalfStep step) {
     case Step::kTakeOver: co_return co_await TakeOver(active, half);
     case Step::kDrop: co_return co_await partitions_.Drop(half);
     case Step::kMakeReplica: co_return co_await MakeReplica(active, half, step.replica);
-    case Step::kBecomeMaster: co_return co_await AskForMastership(half, step.node);
+    case Step::kBecomeMaster: co_return co_await AskForMastership(half);
     case Step::kAddReplica:
     case Step::kRemoveReplica:
     case Step::kSetMinIsr: co_return co_await AskHere(half, std::move(step));

@@ -22,6 +22,7 @@
 #include "gen-cpp/cluster_types.h"
 #include "src/base/memory_budget.h"
 #include "src/metrics/registry.h"
+#include "src/node/master_calls.h"
 #include "src/node/node_cluster.h"
 #include "src/node/node_partitions.h"
 #include "src/node/reactor_part.h"
@@ -32,9 +33,9 @@ namespace pando {
 
 class SplitDriver {
  public:
-  // All pointers outlive this object.
+  // All pointers outlive this object. `self`: this node.
   SplitDriver(Reactor& reactor, NodeCluster* cluster, NodePartitions* partitions,
-              const std::vector<ReactorPart*>* parts, MemoryBudget* memory, Registry* registry);
+              const std::vector<ReactorPart*>* parts, NodeControl* self, MemoryBudget* memory, Registry* registry);
   ~SplitDriver();  // REQUIRES: Drain has returned
 
   // Once the node has joined.
@@ -78,7 +79,6 @@ class SplitDriver {
   static constexpr Nanos kPatienceNs = 30 * kSecond;  // for other nodes, before a half is rather made anew
   static constexpr Nanos kStopNs = 2 * kSecond;
   static constexpr Nanos kTopologyNs = 2 * kSecond;
-  static constexpr Nanos kHandoverNs = 3 * kSecond;
   // Of those that open halves there are as many as there is to do: hash ranges serve nobody until they are done.
   static constexpr size_t kSplitsAtOnce = 1, kCompletesAtOnce = 8;
 
@@ -110,7 +110,7 @@ class SplitDriver {
   Task<Status> WriteHalf(Active* active, uint32_t half);
   Task<Status> TakeOver(Active* active, uint32_t half);
   Task<Status> MakeReplica(Active* active, uint32_t half, Uuid replica);
-  Task<Status> AskForMastership(uint32_t half, NodeId master);
+  Task<Status> AskForMastership(uint32_t half);
   Task<Status> AskHere(uint32_t half, HalfStep step);
   // -- kGiveUp, kOpen, kComplete
   Task<void> CallOff(Active* active, const Status& why);
@@ -132,6 +132,7 @@ class SplitDriver {
   MemoryBudget* const memory_;
   Registry* const registry_;
   TopologyAccess access_;
+  MasterCalls masters_;
   std::map<uint32_t, std::unique_ptr<Active>> active_;  // by the partition that is split
   std::vector<SplitTask> queued_;
   std::set<uint32_t> may_run_;                 // as of the last scan

@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "src/io/call_on.h"
-#include "src/node/node_call.h"
 #include "src/node/split_driver.h"
 #include "src/replication/hosted_replica.h"
 #include "src/replication/partition_record.h"
@@ -68,18 +67,10 @@ Task<Status> SplitDriver::MakeReplica(Active* active, uint32_t half, Uuid replic
   co_return Status();
 }
 
-Task<Status> SplitDriver::AskForMastership(uint32_t half, NodeId master) {
-  const auto node = cluster_.newest().nodes.find(master);
-  if (node == cluster_.newest().nodes.end()) {
-    co_return Error(Code::kUnavailable, "partition {}: its master is on node {}, which is not there", half, master);
-  }
-  api::Cluster_handover_args args;
-  args.request.partition = static_cast<int32_t>(half);
-  args.request.node = static_cast<int32_t>(cluster_.node());
-  args.request.timeout_ms = static_cast<int32_t>(kHandoverNs / kMillisecond);
-  api::Cluster_handover_result reply;
-  std::string address = node->second.record.client_address;
-  co_return co_await CallNode(reactor_, std::move(address), "handover", &args, &reply, 2 * kHandoverNs);
+Task<Status> SplitDriver::AskForMastership(uint32_t half) {
+  const PartitionRecord* record = RecordOf(half);
+  if (record == nullptr) co_return Status();  // look again
+  co_return co_await masters_.HandOver(half, cluster_.node(), record->epoch);
 }
 
 // Of the master here. What was not proposed is asked again.

@@ -67,7 +67,7 @@ Task<Status> ClusterMember::Start(std::unique_ptr<TopologyStore> topology) {
   CO_RETURN_IF_ERROR(co_await Enter());
   installer_->Start();
   if (options_.drives_splits) {
-    splits_ = std::make_unique<SplitDriver>(reactor_, cluster_.get(), partitions_.get(), &parts_, &shared_.memory,
+    splits_ = std::make_unique<SplitDriver>(reactor_, cluster_.get(), partitions_.get(), &parts_, this, &shared_.memory,
                                             &registry_);
     splits_->Start();
   }
