@@ -228,6 +228,7 @@ class HostedReplica final : private ReplicaLog {
   void StopShipping();
   void Retire();
   Status WhyRefused(WriteVerdict verdict, Epoch seen) const;
+  Status Frozen() const;
   Status NotServing(WriteLevel level = WriteLevel::kQuorum, Epoch seen = 0) const;
   // The reactor that holds the replica of that node; nothing if it is not known where it listens.
   std::optional<uint32_t> ReactorOf(NodeId node) const;

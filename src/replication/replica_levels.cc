@@ -1,8 +1,37 @@
 // HostedReplica: what the levels of reads and writes ask of it, and the writes that wait for a handover.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "src/base/counted.h"
 #include "src/io/timed_wait.h"
 #include "src/replication/hosted_replica.h"
 
 namespace pando::replication {
+
+namespace {
+
+// The replicas in sync that the master has not heard lately: "node 3 does not answer", "the nodes 1,3 do not answer",
+// or "" if it hears all of them.
+std::string WhoIsSilent(const ReplicaCore& core, const PartitionRecord& record, Nanos now_ns, Nanos after_ns) {
+  std::vector<NodeId> silent;
+  if (!core.leader().active()) return "";
+  for (const Leader::Following& f : core.leader().Followers()) {
+    const auto is_it = [&f](const ReplicaRecord& r) { return r.replica == f.replica; };
+    const auto at = std::find_if(record.isr.begin(), record.isr.end(), is_it);
+    if (at != record.isr.end() && now_ns - f.heard_ns > after_ns) silent.push_back(at->node);
+  }
+  if (silent.empty()) return "";
+  std::sort(silent.begin(), silent.end());
+  const bool one = silent.size() == 1;
+  return fmt::format("{} {} {} not answer", one ? "node" : "the nodes", fmt::join(silent, ","), one ? "does" : "do");
+}
+
+constexpr char kWhatToDo[] = "Start the nodes that are down, or look at kvadmin cluster status";
+
+}  // namespace
+
 // -- writes
 
 Status HostedReplica::MayWrite(WriteLevel level, Epoch seen) const {
@@ -57,8 +86,17 @@ Status HostedReplica::WhyRefused(WriteVerdict verdict, Epoch seen) const {
                    id_, core_->leader().epoch(), seen);
     case WriteVerdict::kHandingOver:
       return Error(Code::kNotMaster, "partition {}: another node is to be its master in a moment; try again", id_);
-    case WriteVerdict::kOpening:
-      return Error(Code::kNotMaster, "partition {}: this node is to be its master in a moment; try again", id_);
+    case WriteVerdict::kOpening: {
+      const Nanos now_ns = host_.reactor.NowNs();
+      const std::string silent = WhoIsSilent(*core_, record_.record, now_ns, host_.timing.evict_after_ns);
+      if (silent.empty()) {
+        return Error(Code::kNotMaster, "partition {}: node {} is to be its master in a moment; try again", id_,
+                     host_.node);
+      }
+      return Error(Code::kNotMaster,
+                   "partition {}: node {} is to be its master, but must hear all that are in sync before, and {}. {}",
+                   id_, host_.node, silent, kWhatToDo);
+    }
     case WriteVerdict::kDiskStalled:
       return Error(Code::kUnavailable, "partition {}: the disk of this node does not answer; ask again in a moment",
                    id_);
@@ -68,11 +106,7 @@ Status HostedReplica::WhyRefused(WriteVerdict verdict, Epoch seen) const {
           "partition {}: level ALL needs all of its {} replicas in sync, and {} are; nothing was changed. Write "
           "at level QUORUM, or start the nodes that are down",
           id_, entry.replicas, entry.isr.size());
-    case WriteVerdict::kFrozen:
-      return Error(Code::kUnavailable,
-                   "partition {}: too few replicas are in sync ({}, and {} must be): it cannot commit. Start the nodes "
-                   "that are down, or look at kvadmin cluster show",
-                   id_, entry.isr.size(), entry.min_isr);
+    case WriteVerdict::kFrozen: return Frozen();
     case WriteVerdict::kOutOfService:
       return Error(Code::kUnavailable, "partition {}: the replica on this node is out of service; ask another node",
                    id_);
@@ -91,6 +125,16 @@ Status HostedReplica::WhyRefused(WriteVerdict verdict, Epoch seen) const {
     }
   }
   return Error(Code::kNotMaster, "partition {}: it has no master at the moment; try again", id_);
+}
+
+// A commit waits for all that are in sync, and somebody of them cannot be taken out.
+Status HostedReplica::Frozen() const {
+  const PartitionEntry& entry = core_->entry();
+  const std::string silent = WhoIsSilent(*core_, record_.record, host_.reactor.NowNs(), host_.timing.evict_after_ns);
+  return Error(Code::kUnavailable,
+               "partition {}: node {}, its master, cannot commit: {} {} in sync, {} must be (min_isr), and {}. {}", id_,
+               host_.node, Counted(entry.isr.size(), "replica"), entry.isr.size() == 1 ? "is" : "are", entry.min_isr,
+               silent.empty() ? "not all of them acknowledge in time" : silent, kWhatToDo);
 }
 
 // A master that does not open soon lacks somebody: then nobody knows how long a write would wait.
@@ -255,10 +299,18 @@ Status HostedReplica::CheckRead(const Mastership& mastership) const {
   if (!host_.rules.reads_ask_for_lease) return Status();
   if (core_ != nullptr && core_->LeaseHolds(mastership, host_.reactor.FreshNowNs())) return Status();
   if (core_ != nullptr && core_->Serving() == mastership) {
-    return Error(Code::kNotMaster,
-                 "partition {}: this node does not hold the lease of its mastership at the moment; "
-                 "try again",
-                 id_);
+    const std::string silent = WhoIsSilent(*core_, record_.record, host_.reactor.NowNs(), host_.timing.evict_after_ns);
+    if (silent.empty()) {
+      return Error(Code::kNotMaster,
+                   "partition {}: node {}, its master, does not hold the lease for reads at the moment; try again", id_,
+                   host_.node);
+    }
+    const PartitionEntry& entry = core_->entry();
+    return Error(Code::kNotMaster, "partition {}: node {}, its master, does not hold the lease for reads, because {}{}",
+                 id_, host_.node, silent,
+                 entry.isr.size() > entry.min_isr
+                     ? "; try again"
+                     : fmt::format(", and {} must be in sync (min_isr). {}", entry.min_isr, kWhatToDo));
   }
   return NotServing();
 }
