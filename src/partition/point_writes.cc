@@ -73,7 +73,7 @@ bool WritePipeline::TryWrite(PointWrite* write, Frame* leaf, Frame* lane) {
 }
 
 void WritePipeline::EncodePoint(const PointWrite& write, PointUnit* unit) {
-  if (!state_.clock.See(write.seen_version)) ++state_.stats.clocks_ahead_total;
+  See(write.seen_version);
   if (write.once) {
     LogRecord once = RecordOf(*write.once, state_.clock.Give());
     once.digest = DigestOf(std::span(&write.op, 1), /*all_or_nothing=*/false, &unit->encoded);

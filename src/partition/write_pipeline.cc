@@ -237,10 +237,25 @@ Status WritePipeline::BeginAppend(const ClientWrite& write) const {
   return Status();
 }
 
+// What a write's client has seen is older than the write. Clocks that differ are told now and then, and not for each
+// write.
+void WritePipeline::See(Version seen) {
+  if (state_.clock.See(seen)) return;
+  constexpr uint64_t kLogEvery = 10'000;
+  LOG_IF(WARNING, state_.stats.clocks_ahead_total % kLogEvery == 0)
+      << "partition " << state_.id() << ": a write is to follow version " << seen << ", which is "
+      << VersionMs(seen) - state_.reactor.WallMs()
+      << " ms ahead of the clock here: the clock of a node is wrong, or was. The write gets a version at most "
+      << PartitionClock::kMaxLeadMs
+      << " ms ahead; kvadmin cluster status says which clock. More such writes are counted "
+         "(kv_partition_clocks_ahead_total), and not logged";
+  ++state_.stats.clocks_ahead_total;
+}
+
 // Gives the records their versions and encodes them. From here on the encoded bytes are the write,
 // and the operations are no longer needed.
 void WritePipeline::Encode(ClientWrite* write) {
-  if (!state_.clock.See(write->options.seen_version)) ++state_.stats.clocks_ahead_total;
+  See(write->options.seen_version);
   write->encoded.reserve(write->encoded_bytes);
   uint64_t digest = 0;
   if (write->ops.front().op == RecordOp::kOnce) {

@@ -199,6 +199,7 @@ class WritePipeline {
   void Push(LoggedUnit* entry);
   void Leave(QueueEntry* entry, Status status);
   void LeaveFailed(QueueEntry* entry);
+  void See(Version seen);
   // point_writes.cc
   void EncodePoint(const PointWrite& write, PointUnit* unit);
   void FinishPoint(PointUnit* unit, Status status);

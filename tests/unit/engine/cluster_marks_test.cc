@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <optional>
+#include <string>
+#include <utility>
 
 #include "src/engine/snapshot_cut.h"
 #include "src/model/record.h"
@@ -17,6 +19,22 @@ constexpr int64_t kMinuteMs = 60'000;
 constexpr Nanos kUntilDue = 21 * kMillisecond;  // until the mark at Ahead is appended
 
 class ClusterMarksTest : public CommitGateTest {};
+
+// Counts the warnings in the log that say this.
+class Warnings final : public google::LogSink {
+ public:
+  explicit Warnings(std::string text) : text_(std::move(text)) { google::AddLogSink(this); }
+  ~Warnings() override { google::RemoveLogSink(this); }
+  int count() const { return count_; }
+  void send(google::LogSeverity severity, const char*, const char*, int, const google::LogMessageTime&,
+            const char* message, size_t length) override {
+    count_ += severity == google::GLOG_WARNING && std::string(message, length).find(text_) != std::string::npos;
+  }
+
+ private:
+  const std::string text_;
+  int count_ = 0;
+};
 
 CloseMark MarkAt(CommitGateTest* t, SnapshotId id, Version version) {
   return {id, version, t->reactor_->WallMs() + kMinuteMs};
@@ -371,6 +389,7 @@ TEST_F(ClusterMarksTest, WritesAreNewerThanWhatTheirWritersHaveSeen) {
     }
     // Nobody can set the time of a partition far ahead, however often it is tried.
     EXPECT_EQ(t->p_->stats().clocks_ahead_total, 0u);
+    const Warnings warnings("ms ahead of the clock here");
     for (int i = 0; i < 3; ++i) {
       WriteOptions options;
       options.seen_version = co_await VersionOf(t->p_, "a") + VersionAtMs(3'600'000);
@@ -379,6 +398,7 @@ TEST_F(ClusterMarksTest, WritesAreNewerThanWhatTheirWritersHaveSeen) {
       EXPECT_LE(VersionMs(co_await VersionOf(t->p_, "a")), t->reactor_->WallMs() + PartitionClock::kMaxLeadMs);
     }
     EXPECT_EQ(t->p_->stats().clocks_ahead_total, 3u);
+    EXPECT_EQ(warnings.count(), 1) << "at the first one";
   });
 }
 
