@@ -131,6 +131,11 @@ struct ReplicasReply {
   8: optional NodeTraffic traffic
   /** Those of the partitions whose masters are here. */
   9: list<SplitStatus> splits
+  /** The clock of this node when it answered, in ms since 1970; 0 = unknown. */
+  10: i64 clock_ms
+  /** The time, in the same form, of the highest version that its partitions would give now. It runs ahead of the clock
+   *  if the clock was set back, or if versions of a node whose clock is ahead have come here. */
+  11: i64 versions_ms
   15: optional pando.ReplyContext context
 }
 

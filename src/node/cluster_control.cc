@@ -115,6 +115,8 @@ Task<Result<api::ReplicasReply>> Node::Replicas(Reactor& caller) {
   }
   auto installing = [this, &reply](Reactor& first) -> Task<std::vector<ReplicaInstaller::Report>> {
     AddTopologyHealth(cluster_->topology_health(), first.NowNs(), &reply);
+    reply.clock_ms = first.WallMs();
+    reply.versions_ms = parts_[0]->engine()->clock()->NowMs(first);
     if (controller_) {
       api::ControllerStatus status = controller_->status();
       if (balancer_) status.wanted_nodes = static_cast<int32_t>(balancer_->wanted_nodes());

@@ -6,6 +6,7 @@
 #include "src/base/counted.h"
 #include "src/base/hash_ranges.h"
 #include "tools/common/table.h"
+#include "tools/kvadmin/clock_health.h"
 #include "tools/kvadmin/force_plan.h"
 
 namespace pando::admin {
@@ -248,7 +249,7 @@ std::string SplitStep(const ClusterView& view, const ClusterHealth& h) {
   return "";
 }
 
-NodeHealth JudgeNode(const ClusterView& view, NodeId id, const ClusterView::Node& node) {
+NodeHealth JudgeNode(const ClusterView& view, NodeId id, const ClusterView::Node& node, const std::string& clock) {
   NodeHealth out;
   out.node = id;
   const NodeRecord& record = view.map.nodes.at(id).record;
@@ -275,6 +276,7 @@ NodeHealth JudgeNode(const ClusterView& view, NodeId id, const ClusterView::Node
     troubles.push_back(trouble.went_back ? "the topology has gone back"
                                          : "the topology does not answer for " + SecondsText(trouble.silent_ms));
   }
+  if (!clock.empty()) troubles.push_back(clock);
   out.trouble = fmt::format("{}", fmt::join(troubles, "; "));
   return out;
 }
@@ -421,7 +423,7 @@ std::string ChangeStep(const ClusterHealth& h) {
 // Nothing is lost with it, and it may go.
 bool IsDrained(const NodeHealth& node) { return node.draining && node.held == 0; }
 
-std::string NextStep(const ClusterView& view, const ClusterHealth& h) {
+std::string NextStep(const ClusterView& view, const ClusterHealth& h, const ClockHealth& clocks) {
   std::vector<std::string> down;
   std::string drained;
   for (const NodeHealth& node : h.nodes) {
@@ -457,6 +459,7 @@ std::string NextStep(const ClusterView& view, const ClusterHealth& h) {
     return "run kvadmin cluster status -v in a few seconds; if it stays so, the logs of the nodes say why";
   }
   if (std::string full = FullDiskStep(view, h); !full.empty()) return full;
+  if (!clocks.must_wait && !clocks.next.empty()) return clocks.next;
   for (const PartitionHealth& p : h.partitions) {
     if (p.unheard == 0) continue;
     return fmt::format(
@@ -468,7 +471,29 @@ std::string NextStep(const ClusterView& view, const ClusterHealth& h) {
   if (const std::string split = SplitStep(view, h); !split.empty()) return split;
   if (const std::string change = ChangeStep(h); !change.empty()) return change;
   if (!drained.empty()) return drained;
+  if (!clocks.next.empty() && h.PartitionsAreWell()) return clocks.next;
   return "wait: the replicas catch up by themselves; kvadmin cluster status -v shows how far they are";
+}
+
+void JudgeNodes(const ClusterView& view, const ClockHealth& clocks, ClusterHealth* h,
+                std::vector<std::string>* causes) {
+  for (const auto& [id, node] : view.nodes) {
+    const auto clock = clocks.troubles.find(id);
+    const NodeHealth& judged =
+        h->nodes.emplace_back(JudgeNode(view, id, node, clock == clocks.troubles.end() ? "" : clock->second));
+    if (judged.problem.empty() && judged.trouble.empty()) continue;
+    h->health = Health::kDegraded;
+    if (!judged.problem.empty()) {
+      causes->push_back(
+          fmt::format("node {} does not answer{}", view.NameOf(id), IsDrained(judged) ? ", and is drained" : ""));
+    }
+    if (judged.disk_full > 0) {
+      causes->push_back(fmt::format("node {}: the disk is full; writes are refused in {}", view.NameOf(id),
+                                    Counted(judged.disk_full, "partition")));
+    }
+  }
+  if (!clocks.causes.empty()) h->health = Health::kDegraded;
+  causes->insert(causes->end(), clocks.causes.begin(), clocks.causes.end());
 }
 
 }  // namespace
@@ -524,19 +549,8 @@ ClusterHealth JudgeCluster(const ClusterView& view) {
   ClusterHealth h;
   std::vector<std::string> causes;
   h.controller = JudgeController(view);
-  for (const auto& [id, node] : view.nodes) {
-    const NodeHealth& judged = h.nodes.emplace_back(JudgeNode(view, id, node));
-    if (judged.problem.empty() && judged.trouble.empty()) continue;
-    h.health = Health::kDegraded;
-    if (!judged.problem.empty()) {
-      causes.push_back(
-          fmt::format("node {} does not answer{}", view.NameOf(id), IsDrained(judged) ? ", and is drained" : ""));
-    }
-    if (judged.disk_full > 0) {
-      causes.push_back(fmt::format("node {}: the disk is full; writes are refused in {}", view.NameOf(id),
-                                   Counted(judged.disk_full, "partition")));
-    }
-  }
+  const ClockHealth clocks = JudgeClocks(view);
+  JudgeNodes(view, clocks, &h, &causes);
   for (const auto& [id, known] : view.map.partitions) {
     const SplitStage stage = StageOf(view.map, id);
     if (!IsInUse(stage)) continue;
@@ -580,7 +594,7 @@ ClusterHealth JudgeCluster(const ClusterView& view) {
     causes.push_back(problem);
   }
   h.cause = fmt::format("{}", fmt::join(causes, "; "));
-  if (h.health != Health::kOk) h.next = NextStep(view, h);
+  if (h.health != Health::kOk) h.next = NextStep(view, h, clocks);
   return h;
 }
 

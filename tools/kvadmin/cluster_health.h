@@ -3,6 +3,7 @@
 // Threads: plain values.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <string>
 #include <string_view>
@@ -87,6 +88,10 @@ struct ClusterHealth {
   std::vector<NodeHealth> nodes;
   std::vector<PartitionHealth> partitions;  // those in use
   std::vector<SplitHealth> splits;
+
+  bool PartitionsAreWell() const {
+    return std::all_of(partitions.begin(), partitions.end(), [](const auto& p) { return p.health == Health::kOk; });
+  }
 };
 
 ClusterHealth JudgeCluster(const ClusterView& view);

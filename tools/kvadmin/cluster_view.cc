@@ -1,6 +1,7 @@
 #include "tools/kvadmin/cluster_view.h"
 
 #include <algorithm>
+#include <chrono>
 #include <memory>
 
 #include "src/topology/topology.h"
@@ -49,6 +50,11 @@ Result<ReadTopology> ReadMap(const Target& target, const std::string& place) {
   }
   RETURN_IF_ERROR(CheckCreated(read.map));
   return read;
+}
+
+int64_t WallMs() {
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  return std::chrono::duration_cast<std::chrono::milliseconds>(now).count();
 }
 
 // What was read before the nodes were asked may be older than what they have seen, so it is read once more.
@@ -137,11 +143,15 @@ Result<ClusterView> LookAtCluster(const Target& target, const std::string& place
       continue;
     }
     Client client({known.record.client_address, std::min(target.timeout_ms, kAskMs)});
+    const int64_t asked_ms = WallMs();
     Result<api::ReplicasReply> reply = client.Call(Client::Repeat::kSafe, &api::ClusterIf::replicas);
     if (reply.status().code() == Code::kAborted) return reply.TakeStatus();
     node.status = reply.status();
     if (!reply.ok()) continue;
     node.reply = *std::move(reply);
+    const int64_t answered_ms = WallMs();
+    node.clock_ahead_ms = node.reply.clock_ms - (asked_ms + answered_ms) / 2;
+    node.clock_error_ms = std::abs(answered_ms - asked_ms) / 2 + 1;
     view.revision = std::max(view.revision, static_cast<Revision>(node.reply.topology_revision));
     const std::string expected = view.map.cluster->record.cluster_id.ToString();
     if (node.reply.node == static_cast<int32_t>(id) && node.reply.cluster_id == expected) continue;

@@ -20,6 +20,8 @@ struct ClusterView {
   struct Node {
     Status status;  // why there is no answer
     api::ReplicasReply reply;
+    // How far reply.clock_ms was ahead of the clock here, and by how much that may be wrong.
+    int64_t clock_ahead_ms = 0, clock_error_ms = 0;
   };
   ClusterMap map;
   Revision revision = 0;  // of the topology, as far as this map or a node has seen it

@@ -243,6 +243,53 @@ TEST_F(ClusterHealthTest, ADiskThatIsFullIsNamed) {
   EXPECT_THAT(h.next, Not(HasSubstr("stop node")));
 }
 
+// Nothing else shows it until a snapshot is refused.
+TEST_F(ClusterHealthTest, AClockThatIsWrongIsNamed) {
+  constexpr int64_t kNowMs = 1'700'000'000'000, kHourMs = 3'600'000;
+  for (auto& [id, node] : view_.nodes) {
+    node.reply.clock_ms = node.reply.versions_ms = kNowMs;
+    node.clock_ahead_ms = -2 * kHourMs;  // the clock of kvadmin does not matter
+    node.clock_error_ms = 10;
+  }
+  view_.nodes[2].reply.clock_ms = view_.nodes[2].reply.versions_ms = kNowMs + 3000;
+  view_.nodes[2].clock_ahead_ms += 3000;
+  EXPECT_EQ(JudgeCluster(view_).health, Health::kOk);
+  view_.nodes[3].reply.clock_ms = view_.nodes[3].reply.versions_ms = kNowMs + kHourMs;
+  view_.nodes[3].clock_ahead_ms += kHourMs;
+  ClusterHealth h = JudgeCluster(view_);
+  EXPECT_EQ(h.health, Health::kDegraded);
+  EXPECT_THAT(h.cause, HasSubstr("node 3 (10.0.0.3:7420): its clock is 60 min ahead of that of node 2"));
+  EXPECT_THAT(h.cause, HasSubstr("versions are 60 min ahead of the clocks (on node 3), so snapshots of the cluster"));
+  EXPECT_THAT(h.next, HasSubstr("set the clock of node 3"));
+  EXPECT_THAT(h.nodes[2].trouble, HasSubstr("its clock is 60 min ahead"));
+  // It is set back. What it wrote meanwhile stays ahead, also on the nodes to which that came.
+  view_.nodes[3].reply.clock_ms = kNowMs;
+  view_.nodes[3].clock_ahead_ms -= kHourMs;
+  h = JudgeCluster(view_);
+  EXPECT_EQ(h.health, Health::kDegraded);
+  EXPECT_EQ(h.nodes[2].trouble, "");
+  EXPECT_THAT(h.cause, HasSubstr("versions are 60 min ahead of the clocks (on node 3)"));
+  EXPECT_THAT(h.next, HasSubstr("wait for about 64 h"));
+  EXPECT_THAT(h.next, HasSubstr("kvadmin export --latest works"));
+  view_.nodes[3].reply.versions_ms = kNowMs + 9'000;
+  EXPECT_EQ(JudgeCluster(view_).health, Health::kOk);
+  // A node of an earlier version does not say.
+  view_.nodes[3].reply.clock_ms = view_.nodes[3].reply.versions_ms = 0;
+  view_.nodes[3].clock_ahead_ms = -kNowMs;
+  EXPECT_EQ(JudgeCluster(view_).health, Health::kOk);
+}
+
+// With two nodes nobody knows which clock is right.
+TEST_F(ClusterHealthTest, ClocksThatDifferAreNamed) {
+  TakeDown(3);
+  view_.nodes[1].reply.clock_ms = view_.nodes[2].reply.clock_ms = 1'700'000'000'000;
+  view_.nodes[1].reply.versions_ms = view_.nodes[2].reply.versions_ms = 1'700'000'000'000;
+  view_.nodes[1].clock_ahead_ms = 60'000;
+  EXPECT_THAT(JudgeCluster(view_).cause, HasSubstr("its clock is 60 s ahead of that of node 2"));
+  view_.nodes[1].clock_error_ms = 58'000;  // it took so long to answer
+  EXPECT_THAT(JudgeCluster(view_).cause, Not(HasSubstr("clock")));
+}
+
 // A plan that was killed and forgotten leaves new replicas behind, which nobody waits for.
 TEST_F(ClusterHealthTest, AReplicaThatIsBeingAddedIsNotWell) {
   view_.map.nodes[4].record.id = 4;
