@@ -64,6 +64,8 @@ struct ReplicaStatus {
   29: i64 scans_total
   /** What it takes on the disk. */
   30: i64 used_bytes
+  /** Why it could not be installed when that was last tried: a sentence. It is tried again. Empty = it could be. */
+  31: string install_problem
 }
 
 /** What a node has done since it started: the difference of two of them is what it did meanwhile. */

@@ -54,6 +54,7 @@ void AddInstallations(const std::vector<ReplicaInstaller::Report>& reports, api:
     at->role = "installing";
     at->installed_bytes = static_cast<int64_t>(report.progress.bytes);
     at->install_bytes = static_cast<int64_t>(report.progress.of_bytes);
+    at->install_problem = report.problem;
   }
 }
 

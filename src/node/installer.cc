@@ -62,7 +62,7 @@ Task<void> ReplicaInstaller::Stop() {
 std::vector<ReplicaInstaller::Report> ReplicaInstaller::reports() const {
   std::vector<Report> reports;
   for (const auto& [id, wanted] : wanted_) {
-    Report& report = reports.emplace_back(Report{id, wanted.state.replica, wanted.state.promised, {}});
+    Report& report = reports.emplace_back(Report{id, wanted.state.replica, wanted.state.promised, {}, wanted.problem});
     if (copying_ != nullptr && copied_partition_ == id) report.progress = copying_->progress();
   }
   return reports;
@@ -197,6 +197,7 @@ Task<bool> ReplicaInstaller::TryOne(uint32_t partition) {
     wanted_.erase(at);
     co_return false;
   }
+  wanted.problem = installed.ok() ? "" : installed.status().ToString();
   if (installed.ok()) {
     wanted.next_ns = reactor_.NowNs() + kLookNs;
     co_return false;

@@ -65,6 +65,7 @@ class ReplicaInstaller {
     Uuid replica;
     Epoch promised = 0;
     CopiedPages::Progress progress;
+    std::string problem;  // why the last try failed; empty: none has since there was progress
   };
   std::vector<Report> reports() const;
 
@@ -74,6 +75,7 @@ class ReplicaInstaller {
     bool held = false;                // the node holds old data of it
     Nanos next_ns = 0, wait_ns = 0;   // when to try again
     Nanos listed_ns = 0;              // since when the topology lists it; 0: not yet
+    std::string problem;              // why the last try failed
   };
   static constexpr Nanos kLookNs = 200 * kMillisecond, kMaxWaitNs = 10 * kSecond;
   static constexpr Nanos kReadNs = 2 * kSecond;

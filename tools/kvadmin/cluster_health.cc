@@ -40,6 +40,9 @@ std::string WhyMissing(const ClusterView& view, const ClusterView::Master& maste
   if (replica == nullptr) return "it does not hold the replica (yet)";
   if (replica->role == "quarantined" || replica->role == "discarded") return "its replica is " + replica->role;
   if (replica->role == "installing") {
+    if (!replica->install_problem.empty()) {
+      return "it could not be installed, and is tried again: " + replica->install_problem;
+    }
     if (replica->install_bytes == 0) return "it waits for its turn to be installed";
     return fmt::format("it is being installed, {} of about {}",
                        tools::HumanBytes(static_cast<double>(replica->installed_bytes)),
@@ -265,6 +268,10 @@ NodeHealth JudgeNode(const ClusterView& view, NodeId id, const ClusterView::Node
     (leads ? out.masters : out.followers) += 1;
     out.installing += r.role == "installing";
     out.disk_full += r.disk_full;
+    if (r.install_problem.empty()) continue;
+    if (++out.not_installed > 1) continue;
+    out.first_not_installed = partition;
+    out.install_problem = r.install_problem;
   }
   if (!out.problem.empty()) return out;
   std::vector<std::string> troubles;
@@ -275,6 +282,10 @@ NodeHealth JudgeNode(const ClusterView& view, NodeId id, const ClusterView::Node
     const api::TopologyTrouble& trouble = node.reply.topology_trouble;
     troubles.push_back(trouble.went_back ? "the topology has gone back"
                                          : "the topology does not answer for " + SecondsText(trouble.silent_ms));
+  }
+  if (out.not_installed > 0) {
+    troubles.push_back(
+        fmt::format("cannot install {}: {}", Counted(out.not_installed, "replica"), out.install_problem));
   }
   if (!clock.empty()) troubles.push_back(clock);
   out.trouble = fmt::format("{}", fmt::join(troubles, "; "));
@@ -399,6 +410,19 @@ std::string AddStep(const ClusterView& view, const ClusterHealth& h) {
   return "";
 }
 
+// For the first node that cannot install what it is to hold. "" if there is none.
+std::string InstallStep(const ClusterView& view, const ClusterHealth& h) {
+  for (const NodeHealth& node : h.nodes) {
+    if (node.not_installed == 0 || !node.problem.empty()) continue;
+    return fmt::format(
+        "mend what keeps node {} from installing its replicas (a full disk needs space); it tries again by itself. If "
+        "it cannot be mended, kvadmin rebalance abort PLAN, or kvadmin replica remove {} {}, takes the new replicas "
+        "back",
+        view.NameOf(node.node), node.first_not_installed, node.node);
+  }
+  return "";
+}
+
 // For the first partition that was left in the middle of a change, if it was.
 std::string ChangeStep(const ClusterHealth& h) {
   for (const PartitionHealth& p : h.partitions) {
@@ -469,6 +493,7 @@ std::string NextStep(const ClusterView& view, const ClusterHealth& h, const Cloc
   }
   if (const std::string add = AddStep(view, h); !add.empty()) return add;
   if (const std::string split = SplitStep(view, h); !split.empty()) return split;
+  if (const std::string install = InstallStep(view, h); !install.empty()) return install;
   if (const std::string change = ChangeStep(h); !change.empty()) return change;
   if (!drained.empty()) return drained;
   if (!clocks.next.empty() && h.PartitionsAreWell()) return clocks.next;
@@ -490,6 +515,10 @@ void JudgeNodes(const ClusterView& view, const ClockHealth& clocks, ClusterHealt
     if (judged.disk_full > 0) {
       causes->push_back(fmt::format("node {}: the disk is full; writes are refused in {}", view.NameOf(id),
                                     Counted(judged.disk_full, "partition")));
+    }
+    if (judged.not_installed > 0) {
+      causes->push_back(fmt::format("node {} cannot install {}: {}", view.NameOf(id),
+                                    Counted(judged.not_installed, "replica"), judged.install_problem));
     }
   }
   if (!clocks.causes.empty()) h->health = Health::kDegraded;

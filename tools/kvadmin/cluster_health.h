@@ -25,6 +25,10 @@ struct NodeHealth {
   std::string problem;   // why it does not answer; empty: it does
   std::string trouble;   // what is wrong although it answers, in short; empty: nothing
   size_t disk_full = 0;  // partitions for whose writes its disk has no room
+  // Replicas that it has tried to install in vain, and why, as it says of the first.
+  size_t not_installed = 0;
+  uint32_t first_not_installed = 0;  // its partition
+  std::string install_problem;
   size_t masters = 0, followers = 0, installing = 0;
   bool draining = false;
   size_t held = 0;  // partitions that name it, as far as the map says

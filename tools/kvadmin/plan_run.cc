@@ -189,7 +189,7 @@ void PlanRunner::Note(const std::string& text) {
 }
 
 void PlanRunner::Say(uint32_t partition, const std::string& why) {
-  if (why.empty() || std::exchange(said_[partition], why) == why) return;
+  if (why.empty() || SaysTheSame(std::exchange(said_[partition], why), why)) return;
   Note(fmt::format("partition {} is waited for: {}", partition, why));
 }
 

@@ -17,6 +17,15 @@ size_t Situation::InSync() const {
   return static_cast<size_t>(std::count_if(members.begin(), members.end(), [](const Member& m) { return m.in_sync; }));
 }
 
+bool SaysTheSame(std::string_view a, std::string_view b) {
+  const auto words = [](std::string_view text) {
+    std::string without(text);
+    std::erase_if(without, [](char c) { return c >= '0' && c <= '9'; });
+    return without;
+  };
+  return words(a) == words(b);
+}
+
 std::optional<Situation> SituationOf(const ClusterView& view, uint32_t partition) {
   const ClusterView::Master master = view.MasterOf(partition);
   if (master.status == nullptr) return std::nullopt;
@@ -187,7 +196,16 @@ std::string ReplicaChange::WhyNotDone() const {
   if (!view_->IsReachable(o_.add)) return fmt::format("node {} does not answer", view_->NameOf(o_.add));
   const api::ReplicaStatus* replica = view_->ReplicaOn(o_.add, o_.partition);
   if (replica == nullptr) return fmt::format("node {} does not hold its replica yet", o_.add);
+  if (!replica->install_problem.empty()) {
+    return fmt::format("node {} could not install its replica, and tries again: {}", view_->NameOf(o_.add),
+                       replica->install_problem);
+  }
   return fmt::format("the replica of node {} is {}", o_.add, replica->role);
+}
+
+std::string ReplicaChange::InstallProblem() const {
+  const api::ReplicaStatus* replica = view_->ReplicaOn(o_.add, o_.partition);
+  return replica == nullptr ? "" : replica->install_problem;
 }
 
 std::pair<uint64_t, uint64_t> ReplicaChange::Installed() const {

@@ -10,6 +10,8 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "tools/kvadmin/cluster_view.h"
@@ -41,6 +43,9 @@ struct Situation {
 // Nothing without a master that may serve.
 std::optional<Situation> SituationOf(const ClusterView& view, uint32_t partition);
 
+// Whether two texts differ in numbers only: what is waited for is said once, and not for each byte.
+bool SaysTheSame(std::string_view a, std::string_view b);
+
 class ReplicaChange {
  public:
   enum class Step { kAdd, kWait, kHandOver, kRemove, kDone };
@@ -64,6 +69,8 @@ class ReplicaChange {
   Status Carry(Step step);
   // Why it is not done yet; empty: nothing is in the way.
   std::string WhyNotDone() const;
+  // Why the new replica could not be installed when its node last tried; empty: it could be, as far as is known.
+  std::string InstallProblem() const;
   // Bytes that have come to the new replica, of how many about; 0 of 0: not known.
   std::pair<uint64_t, uint64_t> Installed() const;
 

@@ -6,6 +6,7 @@
 
 #include "tools/kvadmin/force_plan.h"
 #include "tools/kvadmin/master_plan.h"
+#include "tools/kvadmin/replica_change.h"
 #include "tools/kvadmin/split_run.h"
 
 namespace pando::admin {
@@ -308,6 +309,57 @@ TEST_F(ClusterHealthTest, AReplicaThatIsBeingAddedIsNotWell) {
   // Its master does not answer.
   TakeDown(2);
   EXPECT_THAT(JudgeCluster(view_).partitions[1].problems, Contains("node 4 is being given a replica"));
+}
+
+TEST_F(ClusterHealthTest, WhyAReplicaCannotBeInstalledIsSaid) {
+  view_.map.nodes[4].record.id = 4;
+  view_.map.nodes[4].record.client_address = "10.0.0.4:7420";
+  view_.nodes[4].reply.node = 4;
+  for (const uint32_t id : {1u, 3u}) {
+    view_.map.partitions[id].record.learners.push_back({4, ReplicaOf(id, 4), {}});
+    api::FollowerStatus learner;
+    learner.node = 4;
+    learner.learner = true;
+    On(id == 1 ? 2 : 1, id).followers.push_back(learner);
+    api::ReplicaStatus& status = view_.nodes[4].reply.replicas.emplace_back();
+    status.partition = static_cast<int32_t>(id);
+    status.role = "installing";
+    status.install_problem = "DISK_FULL: write 8192 bytes: No space left on device";
+  }
+  const ClusterHealth h = JudgeCluster(view_);
+  EXPECT_EQ(h.health, Health::kDegraded);
+  EXPECT_THAT(h.cause, HasSubstr("node 4 (10.0.0.4:7420) cannot install 2 replicas: DISK_FULL: write 8192 bytes"));
+  EXPECT_THAT(h.next, HasSubstr("mend what keeps node 4 (10.0.0.4:7420) from installing"));
+  EXPECT_THAT(h.next, HasSubstr("kvadmin replica remove 1 4"));
+  EXPECT_THAT(h.nodes[3].trouble, HasSubstr("No space left"));
+  EXPECT_THAT(h.partitions[1].problems,
+              Contains(HasSubstr("node 4: it could not be installed, and is tried again: D")));
+}
+
+TEST_F(ClusterHealthTest, AChangeSaysWhyTheReplicaCannotBeInstalled) {
+  view_.map.nodes[4].record.id = 4;
+  view_.map.nodes[4].record.client_address = "10.0.0.4:7420";
+  view_.nodes[4].reply.node = 4;
+  api::FollowerStatus learner;
+  learner.node = 4;
+  learner.learner = true;
+  On(2, 1).followers.push_back(learner);
+  api::ReplicaStatus& status = view_.nodes[4].reply.replicas.emplace_back();
+  status.partition = 1;
+  status.role = "installing";
+  Globals globals;
+  ReplicaRequest request;
+  request.partition = 1;
+  request.add = 4;
+  request.leave = 1;
+  ReplicaChange change(globals, request);
+  ASSERT_TRUE(*change.Observe(view_));
+  EXPECT_EQ(change.WhyNotDone(), "the replica of node 4 is installing");
+  status.install_problem = "DISK_FULL: write 8192 bytes at offset 4096";
+  EXPECT_EQ(change.WhyNotDone(),
+            "node 4 (10.0.0.4:7420) could not install its replica, and tries again: " + status.install_problem);
+  EXPECT_TRUE(SaysTheSame("write 8192 bytes at offset 4096", "write 8192 bytes at offset 12288"));
+  EXPECT_FALSE(SaysTheSame("write 8192 bytes", "read 8192 bytes"));
 }
 
 // As a replica move leaves it that is interrupted before it takes the old one away.

@@ -87,7 +87,8 @@ void ReplicaChanger::Show(Progress* progress) const {
 // Once each; a step that is refused for a moment only is none.
 void ReplicaChanger::SayWhatIsWaitedFor(Progress* progress) {
   std::string why = change_.WhyNotDone();
-  if (why.empty() || why == said_ || (change_.Next() == Step::kWait && view_.IsReachable(o_.add))) return;
+  if (why.empty() || SaysTheSame(why, said_)) return;
+  if (change_.Next() == Step::kWait && view_.IsReachable(o_.add) && change_.InstallProblem().empty()) return;
   progress->Clear();
   const std::string note = fmt::format("partition {} is waited for: {}", o_.partition, why);
   tools::PrintNote("{}\n",
@@ -99,7 +100,7 @@ void ReplicaChanger::SayWhatIsWaitedFor(Progress* progress) {
 std::string ReplicaChanger::WhatIsLeft() const {
   std::string why = change_.WhyNotDone();
   const api::ReplicaStatus* replica = view_.ReplicaOn(o_.add, o_.partition);
-  if (change_.Next() == Step::kWait && replica != nullptr) {
+  if (change_.Next() == Step::kWait && replica != nullptr && change_.InstallProblem().empty()) {
     why += replica->install_bytes == 0
                ? ", and has not begun to copy"
                : fmt::format(", with {} of about {} bytes", replica->installed_bytes, replica->install_bytes);
