@@ -5,6 +5,7 @@
 #include "src/base/counted.h"
 #include "tools/kvadmin/new_master.h"
 #include "tools/kvadmin/progress.h"
+#include "tools/kvadmin/refusal.h"
 
 namespace pando::admin {
 
@@ -19,11 +20,8 @@ Result<api::HandoverReply> HandOver(const Globals& globals, const ClusterView& v
   request.node = static_cast<int32_t>(move.to);
   request.epoch = static_cast<int64_t>(move.epoch);
   Result<api::HandoverReply> reply = client.Call(Client::Repeat::kUnsafe, &api::ClusterIf::handover, request);
-  // The command line was right; the cluster is not as it was when it was looked at.
-  if (reply.status().code() == Code::kInvalidArgument) {
-    return Error(Code::kUnavailable, "{}", reply.status().message());
-  }
-  return reply;
+  if (reply.ok()) return reply;
+  return RefusalOf(reply.status());
 }
 
 int64_t FirstEpochAfter(const MasterMove& move) { return static_cast<int64_t>(move.epoch) + 1; }

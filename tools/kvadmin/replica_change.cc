@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "src/base/counted.h"
+#include "tools/kvadmin/refusal.h"
 #include "tools/kvadmin/split_stage.h"
 
 namespace pando::admin {
@@ -141,7 +142,7 @@ std::vector<std::string> ReplicaChange::Plan() const {
 Status ReplicaChange::Ask(const std::function<Status(Client&)>& call) {
   Client client({view_->map.nodes.at(now_.master).record.client_address, globals_.target.timeout_ms});
   Status status = call(client);
-  if (status.code() == Code::kInvalidArgument) return Error(Code::kUnavailable, "{}", status.message());
+  if (status.code() == Code::kInvalidArgument) return RefusalOf(status);
   if (status.code() == Code::kAborted) return status;
   refused_ = std::move(status);
   return Status();

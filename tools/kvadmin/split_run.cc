@@ -13,6 +13,7 @@
 #include "tools/kvadmin/patience.h"
 #include "tools/kvadmin/plan_make.h"
 #include "tools/kvadmin/progress.h"
+#include "tools/kvadmin/refusal.h"
 
 namespace pando::admin {
 
@@ -212,7 +213,7 @@ Status SplitRunner::Ask(uint32_t partition) {
   }
   if (reply.code() == Code::kInvalidArgument) {
     return Error(Code::kUnavailable, "{} partition {} is not possible now: {}",
-                 o_.abort ? "giving up the split of" : "a split of", partition, reply.status().message());
+                 o_.abort ? "giving up the split of" : "a split of", partition, RefusalOf(reply.status()).message());
   }
   if (!reply.ok()) {
     Say(partition, reply.status().message());

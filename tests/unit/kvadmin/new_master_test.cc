@@ -4,8 +4,22 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "tools/kvadmin/exit_codes.h"
+#include "tools/kvadmin/refusal.h"
+
 namespace pando::admin {
 namespace {
+
+// Somebody else was first: nothing is wrong with the command line (exit code 2, BAD_REQUEST).
+TEST(RefusalTest, AnotherAdminsRaceIsNoBadRequest) {
+  const Status refused = RefusalOf(Error(
+      Code::kInvalidArgument, "the server refused (BAD_REQUEST): partition 1: its epoch is 13, and not 12 any more"));
+  EXPECT_EQ(refused.code(), Code::kUnavailable);
+  EXPECT_EQ(ExitCodeOf(refused), kExitFailed);
+  EXPECT_EQ(refused.message(), "the node refused: partition 1: its epoch is 13, and not 12 any more");
+  EXPECT_EQ(RefusalOf(Error(Code::kOverloaded, "x")).code(), Code::kOverloaded);
+  EXPECT_TRUE(RefusalOf(Status()).ok());
+}
 
 using testing::HasSubstr;
 

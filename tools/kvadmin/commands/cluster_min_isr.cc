@@ -13,6 +13,7 @@
 #include "tools/kvadmin/cluster_view.h"
 #include "tools/kvadmin/commands/commands.h"
 #include "tools/kvadmin/progress.h"
+#include "tools/kvadmin/refusal.h"
 #include "tools/kvadmin/split_stage.h"
 
 namespace pando::admin {
@@ -86,9 +87,7 @@ Status CarryOut(const Globals& globals, const Change& change, uint32_t min_isr) 
   request.min_isr = static_cast<int32_t>(min_isr);
   while (true) {
     Result<api::SetMinIsrReply> reply = client.Call(Client::Repeat::kSafe, &api::ClusterIf::setMinIsr, request);
-    if (reply.status().code() == Code::kInvalidArgument)
-      return Error(Code::kUnavailable, "{}", reply.status().message());
-    RETURN_IF_ERROR(reply.status());
+    RETURN_IF_ERROR(RefusalOf(reply.status()));
     if (reply->done) return Status();
     if (std::chrono::steady_clock::now() >= until) {
       return Error(Code::kUnavailable,

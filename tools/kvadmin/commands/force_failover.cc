@@ -15,6 +15,7 @@
 #include "tools/common/table.h"
 #include "tools/kvadmin/force_plan.h"
 #include "tools/kvadmin/new_master.h"
+#include "tools/kvadmin/refusal.h"
 #include "tools/kvadmin/split_stage.h"
 
 namespace pando::admin {
@@ -115,11 +116,8 @@ Result<api::ForceFailoverReply> Force(const Globals& globals, const Looked& look
   // What was shown is what is accepted: a member that has left the ISR meanwhile is refused.
   request.accept_loss = accept_loss && !chosen.member;
   Result<api::ForceFailoverReply> reply = client.Call(Client::Repeat::kUnsafe, &api::ClusterIf::forceFailover, request);
-  // The command line was right; the cluster is not as it was when it was looked at.
-  if (reply.status().code() == Code::kInvalidArgument) {
-    return Error(Code::kUnavailable, "{}", reply.status().message());
-  }
-  return reply;
+  if (reply.ok()) return reply;
+  return RefusalOf(reply.status());
 }
 
 }  // namespace
