@@ -339,6 +339,8 @@ class ClusterOps(unittest.TestCase):
             for loser in (d for d in done if d.code != OK):
                 self.assertEqual(loser.code, FAILED)
                 self.assertRegex(loser.err, LOST_HANDOVER)
+                self.assertNotIn("--force", loser.err)
+                self.assertNotIn("BAD_REQUEST", loser.err)
             self.wait_ok()
             # Each that succeeded began one epoch, and no more.
             begun = changed + [d for d in done if " made master of partition 1" in d.err]

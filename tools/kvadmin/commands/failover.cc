@@ -2,8 +2,11 @@
 //
 // Threads: one.
 #include <algorithm>
+#include <chrono>
 #include <memory>
+#include <utility>
 
+#include "tools/common/interrupts.h"
 #include "tools/kvadmin/cluster_health.h"
 #include "tools/kvadmin/commands/commands.h"
 #include "tools/kvadmin/commands/force_failover.h"
@@ -15,6 +18,12 @@ namespace pando::admin {
 
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
+constexpr int64_t kPauseMs = 50;
+// A wait that takes longer is explained.
+constexpr std::chrono::milliseconds kExplainAfter{500};
+
 struct FailoverOptions {
   std::string place;
   uint32_t partition = 0;
@@ -25,6 +34,18 @@ struct FailoverOptions {
 };
 
 // -- failover
+
+PartitionHealth HealthOf(const ClusterView& view, uint32_t partition) {
+  for (PartitionHealth& p : JudgeCluster(view).partitions) {
+    if (p.partition == partition) return std::move(p);
+  }
+  return {};
+}
+
+// It has no master, but will have one: another handover of it goes on, or an election.
+bool WillHaveMaster(const ClusterView& view, uint32_t partition) {
+  return view.map.Serves(partition) && view.MasterOf(partition).node == 0 && !HealthOf(view, partition).stuck;
+}
 
 Result<MasterMove> PlanFailover(const ClusterView& view, const FailoverOptions& options) {
   RETURN_IF_ERROR(CheckPartition(view.map, options.partition));
@@ -38,15 +59,12 @@ Result<MasterMove> PlanFailover(const ClusterView& view, const FailoverOptions& 
   const std::vector<Led> led = LedPartitions(view);
   const auto at = std::find_if(led.begin(), led.end(), [&](const Led& l) { return l.partition == options.partition; });
   if (at == led.end()) {
-    std::string why;
-    for (const PartitionHealth& p : JudgeCluster(view).partitions) {
-      if (p.partition == options.partition) why = fmt::format("{}", fmt::join(p.problems, "; "));
-    }
+    const PartitionHealth health = HealthOf(view, options.partition);
     return Error(Code::kUnavailable,
                  "partition {} cannot be handed over: {}. Its replicas elect a master by themselves, once enough of "
-                 "them reach each other; kvadmin cluster status says what is missing. If too few are left for good: "
-                 "--force",
-                 options.partition, why);
+                 "them reach each other; kvadmin cluster status says what is missing{}",
+                 options.partition, fmt::format("{}", fmt::join(health.problems, "; ")),
+                 health.stuck ? ". If too few are left for good: --force" : "");
   }
   const std::vector<NodeId>& able = at->in_sync;
   const bool leads = options.node == at->master;
@@ -63,6 +81,23 @@ Result<MasterMove> PlanFailover(const ClusterView& view, const FailoverOptions& 
   return MasterMove{at->partition, at->epoch, at->master, options.node};
 }
 
+// Waits while another handover of the partition, or an election, goes on.
+Result<MasterMove> LookAndPlan(const Globals& globals, const FailoverOptions& options, ClusterView* view) {
+  const auto until = Clock::now() + std::chrono::milliseconds(globals.target.timeout_ms);
+  bool said = false;
+  for (auto began = Clock::now();;) {
+    ASSIGN_OR_RETURN(*view, LookAtCluster(globals.target, options.place));
+    if (!WillHaveMaster(*view, options.partition) || Clock::now() >= until) return PlanFailover(*view, options);
+    if (!said && Clock::now() - began >= kExplainAfter) {
+      said = true;
+      const std::string note = fmt::format("waiting until partition {} has a master: {}", options.partition,
+                                           fmt::join(HealthOf(*view, options.partition).problems, "; "));
+      tools::PrintNote("{}\n", globals.json ? JsonText(Json{{"note", note}}) : "note: " + note);
+    }
+    if (!tools::Interrupts::Sleep(kPauseMs)) return tools::Interrupts::Check();
+  }
+}
+
 Result<ExitCode> RunFailover(const Globals& globals, const FailoverOptions& options) {
   if (options.force) {
     ForceOptions force;
@@ -74,8 +109,8 @@ Result<ExitCode> RunFailover(const Globals& globals, const FailoverOptions& opti
     force.dry_run = options.dry_run;
     return RunForceFailover(globals, force);
   }
-  ASSIGN_OR_RETURN(const ClusterView view, LookAtCluster(globals.target, options.place));
-  ASSIGN_OR_RETURN(const MasterMove move, PlanFailover(view, options));
+  ClusterView view;
+  ASSIGN_OR_RETURN(const MasterMove move, LookAndPlan(globals, options, &view));
   if (move.to == move.from) {
     if (globals.json) {
       PrintJson(Json{{"partition", move.partition}, {"master", move.from}, {"changed", false}});
@@ -138,7 +173,9 @@ void AddFailoverCommand(tools::Command app, Globals* globals) {
       "in\n"
       "sync can become master, and only a master that works can hand over; when one dies, the others elect another by\n"
       "themselves. If the master changes between the look at the cluster and the request, as by the same command\n"
-      "elsewhere, the request is refused.\n\n"
+      "elsewhere, the request is refused. A partition that has no master because another handover or an election goes "
+      "on\n"
+      "is waited for, at most for --timeout-ms.\n\n"
       "--force is for a partition that cannot elect a master any more, because too many of its replicas are gone for\n"
       "good. It shows what is left, and whether anything is lost: a replica that is in sync has all that was\n"
       "acknowledged. Then it asks for the name of the partition. The replica goes on as the only one, with min_isr 1,\n"
