@@ -76,10 +76,14 @@ class ForcedFailover(unittest.TestCase):
     # -- tests
 
     def test_nothing_is_lost_with_a_member_of_the_isr(self):
+        # Node 3 leads nothing: of a partition whose master is there, a lower min_isr is the better advice.
+        self.kv("failover", "0", "--to", "1")
+        self.kv("failover", "1", "--to", "2")
         self.write(b"1")
         self.lose(1, 2)
         verdict, partitions = self.wait_stuck()
         self.assertEqual(verdict["verdict"], "unavailable")
+        self.assertNotIn("set-min-isr", verdict["next"])
         self.assertIn("If their data is lost for good: kvadmin failover 0 --force (node 3 has all", verdict["next"])
         self.assertTrue(any("1 of its replicas is left, and 2 must be" in p for p in partitions[0]["problems"]))
         with self.assertRaises(Refused):
@@ -126,6 +130,32 @@ class ForcedFailover(unittest.TestCase):
         self.cluster.nodes[3].start()
         self.cluster.wait_healed()
         self.check(b"3")
+
+    def test_a_master_that_is_alone_says_so_and_goes_on_with_a_lower_min_isr(self):
+        for partition in (0, 1):
+            self.kv("failover", partition, "--to", "3")
+        self.write(b"1")
+        for number in (1, 2):
+            self.cluster.nodes[number].kill()
+        verdict, _ = self.wait_stuck()
+        self.assertIn("kvadmin cluster set-min-isr all 1, which loses nothing", verdict["next"])
+        self.assertNotIn("--force", verdict["next"])
+        alone = self.cluster.nodes[3].address
+        for command in (("get", "key0"), ("put", "key0", "2"), ("count",)):
+            refused = run("--timeout-ms", "2500", *command, server=alone)
+            self.assertEqual(refused.code, FAILED)
+            # One of the two has left those in sync, if the master has noticed them one after the other.
+            self.assertRegex(refused.err, "node 3, its master, .* (the nodes 1,2 do|node [12] does) not answer")
+            self.assertIn("kvadmin cluster status", refused.err)
+        self.assertIn("--force", self.kv("failover", "0", "--to", "1", expect=FAILED).err)
+        self.assertEqual(self.kv("cluster", "set-min-isr", "all", "1").lines()[-1]["changed"], 2)
+        self.check(b"1")
+        self.write(b"2")
+        for number in (1, 2):
+            self.cluster.nodes[number].start()
+        self.cluster.wait_healed()
+        self.kv("cluster", "set-min-isr", "all", "2")
+        self.check(b"2")
 
     def test_nodes_that_return_with_old_data_are_installed_anew(self):
         """They have what was never acknowledged, and it must not come in."""

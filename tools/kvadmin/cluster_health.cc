@@ -128,6 +128,21 @@ void JudgeDisks(const ClusterView& view, PartitionHealth* p) {
   }
 }
 
+// The min_isr with which its master could go on without those that do not answer. 0: it has no master that is there.
+// A master that cannot commit stays master as long as nobody else is elected.
+uint32_t LowerMinIsr(const ClusterView& view, const PartitionRecord& record, const ForcePlan& plan) {
+  uint32_t members = 0;
+  bool led = false;
+  for (const Survivor& s : plan.survivors) {
+    if (!s.able || !s.member) continue;
+    ++members;
+    const api::ReplicaStatus* replica = view.ReplicaOn(s.node, record.id);
+    led = led || ((replica->role == "master" || replica->role == "new master") &&
+                  static_cast<Epoch>(replica->epoch) >= record.epoch);
+  }
+  return led && members < record.min_isr ? members : 0;
+}
+
 // Whether it can have a master again without those that do not answer.
 void JudgeSurvivors(const ClusterView& view, const PartitionRecord& record, PartitionHealth* p) {
   const ForcePlan plan = LookAtSurvivors(view, record);
@@ -135,6 +150,7 @@ void JudgeSurvivors(const ClusterView& view, const PartitionRecord& record, Part
   p->stuck = true;
   p->stale = plan.stale;
   p->force_on = plan.best;
+  p->lower_min_isr = plan.stale.empty() ? LowerMinIsr(view, record, plan) : 0;
   std::string text = fmt::format("{} of its replicas {} left, and {} must be to elect a master", plan.able(),
                                  plan.able() == 1 ? "is" : "are", plan.min_isr);
   if (const Survivor* best = plan.Find(plan.best)) {
@@ -383,12 +399,31 @@ void AddCount(const std::vector<PartitionHealth>& partitions, std::string_view w
                                 count > kMaxNamed ? ", ..." : ""));
 }
 
+// For those whose master is there and could go on with a lower min_isr, which loses nothing. "" if there are none.
+std::string MinIsrStep(const ClusterHealth& h) {
+  const auto can = [](const PartitionHealth& p) { return p.lower_min_isr != 0; };
+  const auto first = std::find_if(h.partitions.begin(), h.partitions.end(), can);
+  if (first == h.partitions.end()) return "";
+  const auto count = static_cast<size_t>(std::count_if(h.partitions.begin(), h.partitions.end(), can));
+  const uint32_t to = first->lower_min_isr;
+  // `all` is refused if the master of any partition is not there, and must raise none.
+  const bool all = std::all_of(h.partitions.begin(), h.partitions.end(), [to](const PartitionHealth& p) {
+    return p.stage == SplitStage::kServing && p.min_isr >= to && (p.lower_min_isr == to || p.master != 0);
+  });
+  return fmt::format(
+      "to have reads and writes before that, kvadmin cluster set-min-isr {} {}{}, which loses nothing, though writes "
+      "are then acknowledged with {}; raise it again afterwards",
+      count > 1 && all ? "all" : fmt::format("{}", first->partition), to,
+      count > 1 && !all ? fmt::format(" (so for each of {} partitions)", count) : "",
+      to == 1 ? "1 copy" : fmt::format("{} copies", to));
+}
+
 // For the first partition that cannot have a master any more. "" if there is none, or if no node answers: then
 // nothing is known of what is left.
 std::string ForceStep(const ClusterHealth& h) {
   if (std::none_of(h.nodes.begin(), h.nodes.end(), [](const NodeHealth& n) { return n.problem.empty(); })) return "";
   for (const PartitionHealth& p : h.partitions) {
-    if (!p.stuck) continue;
+    if (!p.stuck || p.lower_min_isr != 0) continue;
     if (p.force_on == 0) return fmt::format("partition {} has no replica left: restore it from a backup", p.partition);
     return fmt::format("kvadmin failover {} --force{}", p.partition,
                        p.force_loses ? " --accept-loss (it shows what is lost, and asks)"
@@ -466,10 +501,13 @@ std::string NextStep(const ClusterView& view, const ClusterHealth& h, const Cloc
     return TopologyStep(h.topology) + (down.empty() ? "" : fmt::format("; start {}", fmt::join(down, " and ")));
   }
   const std::string force = ForceStep(h);
+  const std::string lower = MinIsrStep(h);
   if (!down.empty()) {
-    return fmt::format("start {}, or repair the network; then run kvadmin cluster status again{}",
-                       fmt::join(down, " and "), force.empty() ? "" : ". If their data is lost for good: " + force);
+    return fmt::format("start {}, or repair the network; then run kvadmin cluster status again{}{}",
+                       fmt::join(down, " and "), lower.empty() ? "" : "; " + lower,
+                       force.empty() ? "" : ". If their data is lost for good: " + force);
   }
+  if (!lower.empty()) return "look at the logs of the nodes that are not in sync; " + lower;
   if (!force.empty()) return force;
   for (const PartitionHealth& p : h.partitions) {
     if (!p.quarantined) continue;

@@ -54,6 +54,8 @@ struct PartitionHealth {
   // Too few of its replicas are left to elect a master. Then this one could take it over by force; 0: none could.
   bool stuck = false, force_loses = false;
   NodeId force_on = 0;
+  // Its master is there, and with this min_isr it could go on with what is left, without a loss; 0: it could not.
+  uint32_t lower_min_isr = 0;
   std::string stale;  // why the topology is not to be trusted in this; empty: it is, as far as is known
 };
 

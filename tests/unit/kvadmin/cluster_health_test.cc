@@ -188,6 +188,30 @@ TEST_F(ClusterHealthTest, ATopologyThatDoesNotAnswerIsNotWell) {
   EXPECT_THAT(h.next, Not(HasSubstr("--force")));
 }
 
+// A forced failover would lose nothing either, but makes all other replicas copy everything again.
+TEST_F(ClusterHealthTest, ALowerMinIsrComesBeforeAForcedFailover) {
+  for (auto& [id, known] : view_.map.partitions) known.record.min_isr = 3;
+  TakeDown(3);
+  On(1, 0).leased = On(2, 1).leased = On(1, 3).leased = false;  // node 3 led partition 2
+  ClusterHealth h = JudgeCluster(view_);
+  EXPECT_EQ(h.health, Health::kUnavailable);
+  EXPECT_EQ(h.partitions[0].lower_min_isr, 2u);
+  EXPECT_EQ(h.partitions[2].lower_min_isr, 0u) << "nobody leads it, and only a master changes it";
+  EXPECT_THAT(h.next, HasSubstr("kvadmin cluster set-min-isr 0 2 (so for each of 3 partitions), which loses nothing"));
+  EXPECT_THAT(h.next, HasSubstr("If their data is lost for good: kvadmin failover 2 --force"));
+  On(1, 2).role = "new master";
+  On(1, 2).epoch = 6;
+  h = JudgeCluster(view_);
+  EXPECT_THAT(h.next, HasSubstr("start node 3 (10.0.0.3:7420)"));
+  EXPECT_THAT(h.next, HasSubstr("kvadmin cluster set-min-isr all 2, which loses nothing"));
+  EXPECT_THAT(h.next, Not(HasSubstr("--force")));
+  TakeDown(2);
+  h = JudgeCluster(view_);
+  EXPECT_THAT(h.next, HasSubstr("set-min-isr 0 1 (so for each of 3 partitions)"));
+  EXPECT_THAT(h.next, HasSubstr("acknowledged with 1 copy"));
+  EXPECT_THAT(h.next, HasSubstr("kvadmin failover 1 --force"));
+}
+
 // An older map does not say who has all that was acknowledged.
 TEST_F(ClusterHealthTest, NothingIsForcedByATopologyThatHasGoneBack) {
   TakeDown(1);
