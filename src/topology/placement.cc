@@ -158,19 +158,19 @@ uint64_t PlacementScore(uint32_t partition, const PlacementNode& node) {
 
 Result<Placement> PlacePartitions(std::vector<PlacementNode> nodes, uint32_t partitions, uint32_t replicas) {
   CHECK(partitions > 0 && replicas > 0);
-  if (nodes.size() < replicas) {
-    return Error(Code::kInvalidArgument, "{} replicas of each partition need as many nodes, and there are {}", replicas,
-                 nodes.size());
-  }
   std::sort(nodes.begin(), nodes.end(), [](const PlacementNode& a, const PlacementNode& b) { return a.id < b.id; });
   for (size_t i = 0; i < nodes.size(); ++i) {
     if (i > 0 && nodes[i].id == nodes[i - 1].id) {
-      return Error(Code::kInvalidArgument, "node {} is there twice", nodes[i].id);
+      return Error(Code::kInvalidArgument, "node {} is named twice", nodes[i].id);
     }
     if (nodes[i].weight == 0 || nodes[i].weight > kMaxNodeWeight) {
       return Error(Code::kInvalidArgument, "the weight of node {} is {}: it must be 1 to {}", nodes[i].id,
                    nodes[i].weight, kMaxNodeWeight);
     }
+  }
+  if (nodes.size() < replicas) {
+    return Error(Code::kInvalidArgument, "{} replicas of each partition need as many nodes, and there are {}", replicas,
+                 nodes.size());
   }
   Placer placer(std::move(nodes), partitions);
   for (uint32_t i = 0; i < replicas; ++i) placer.AddReplica();

@@ -120,7 +120,7 @@ class ClusterInit(unittest.TestCase):
     def test_refuses(self):
         for arguments, reason in (
                 (["--nodes", "1,2"], "need as many nodes"), (["--nodes", "1,2,x"], "is not a node: write its number"),
-                (["--nodes", "1,2,2"], "twice"), (["--nodes", "1,2,3@a b"], "is not a zone"),
+                (["--nodes", "1,2,2"], "twice"), (["--nodes", "1,1"], "node 1 is named twice"), (["--nodes", "1,2,3@a b"], "is not a zone"),
                 (["--nodes", "1,2,3", "--partitions", "12"], "power of two"),
                 (["--nodes", "1,2,3", "--min_isr", "4"], "min_isr is 4"),
                 (["--nodes", "1,2,3", "--replicas", "17"], "replicas"), ([], "--nodes")):

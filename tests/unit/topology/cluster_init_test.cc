@@ -237,7 +237,9 @@ TEST(ClusterInit, ChecksPlans) {
   EXPECT_THAT(CheckPlan(plan).status().message(), HasSubstr("need as many nodes"));
   plan = Plan();
   plan.nodes[0].id = 1;
-  EXPECT_THAT(CheckPlan(plan).status().message(), HasSubstr("node 1 is there twice"));
+  EXPECT_THAT(CheckPlan(plan).status().message(), HasSubstr("node 1 is named twice"));
+  plan.nodes.resize(2);  // and so there are too few
+  EXPECT_THAT(CheckPlan(plan).status().message(), HasSubstr("node 1 is named twice"));
   plan = Plan();
   plan.partitions = 32768;
   EXPECT_THAT(CheckPlan(plan).status().message(), HasSubstr("more than the 20480 records"));

@@ -130,7 +130,7 @@ TEST(Placement, RefusesWhatIsNotPossible) {
   EXPECT_THAT(PlacePartitions(Nodes(2), 16, 3).status().message(), HasSubstr("there are 2"));
   std::vector<PlacementNode> nodes = Nodes(3);
   nodes[2].id = 1;
-  EXPECT_THAT(PlacePartitions(nodes, 16, 3).status().message(), HasSubstr("node 1 is there twice"));
+  EXPECT_THAT(PlacePartitions(nodes, 16, 3).status().message(), HasSubstr("node 1 is named twice"));
   nodes = Nodes(3);
   nodes[1].weight = 0;
   EXPECT_EQ(PlacePartitions(nodes, 16, 3).code(), Code::kInvalidArgument);
