@@ -79,9 +79,17 @@ Status FileTopology::CannotBeWritten(const Status& why) const {
 Result<FileIdentity> FileTopology::IdentifyPath() {
   Result<FileIdentity> now = reactor_.Identify(kNoFile, path_ + "/.", path_);
   if (now.ok()) return now;
-  return Error(now.code() == Code::kNotFound ? Code::kNotFound : Code::kUnavailable,
-               "the directory of the topology cannot be used: {}. Create it, with access for every process of the "
-               "cluster, or correct --topology",
+  const Code code = now.code() == Code::kNotFound ? Code::kNotFound : Code::kUnavailable;
+  // Another one in its place, and be it empty, is how the map of a cluster is lost.
+  if (opened_) {
+    return Error(code,
+                 "the directory of the topology cannot be used any more: {}. Bring it back as it was: is its disk "
+                 "mounted? Do not put a new one in its place",
+                 now.status().message());
+  }
+  return Error(code,
+               "the directory of the topology cannot be used: {}. If it has held a cluster, bring it back. Create it, "
+               "with access for every process of the cluster, only for a new cluster; or correct --topology",
                now.status().message());
 }
 

@@ -85,6 +85,8 @@ class ClusterOps(unittest.TestCase):
             lines = self.wait_cause("the nodes 1,2,3 cannot reach the topology, for ")
             self.assertEqual(lines[0]["verdict"], "degraded")
             self.assertIn(str(place), lines[0]["cause"])
+            self.assertIn("Bring it back as it was", lines[0]["cause"])
+            self.assertNotIn("Create it", lines[0]["cause"])
             self.assertIn("repair the topology", lines[0]["next"])
             self.assertEqual(lines[1]["topology"]["unreachable_from"], [1, 2, 3])
             client = self.cluster.client()

@@ -262,10 +262,14 @@ TEST_F(FileTopologyTest, TheDirectoryMustExist) {
   EXPECT_EQ(none.code(), Code::kNotFound);
   EXPECT_THAT(none.status().message(), HasSubstr("/nowhere"));
   EXPECT_THAT(none.status().message(), HasSubstr("or correct --topology"));
+  EXPECT_THAT(none.status().message(),
+              HasSubstr("Create it, with access for every process of the cluster, only for a"));
   EXPECT_EQ(Swap(0, "value")->kind, Kind::kStored);
   EXPECT_OK(Run(topology_->List(kTimeout)).status());
   disk().MoveDirectory("/topology", "/elsewhere");
   EXPECT_EQ(Read().code(), Code::kNotFound);
+  EXPECT_THAT(Read().status().message(), HasSubstr("Bring it back as it was"));
+  EXPECT_THAT(Read().status().message(), Not(HasSubstr("Create it"))) << "which would lose the map of the cluster";
   EXPECT_EQ(Swap(1, "value").code(), Code::kNotFound);
   EXPECT_EQ(Run(topology_->WaitForChange(1, kTimeout)).code(), Code::kNotFound);
   disk().MoveDirectory("/elsewhere", "/topology");
