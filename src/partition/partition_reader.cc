@@ -42,7 +42,7 @@ Task<Result<ReadResult>> PartitionReader::Get(std::string key, SnapshotId snapsh
     if (state_.failed()) co_return state_.Refusal();
     CO_ASSIGN_OR_RETURN(ReadView view, snapshots_.ViewOf(snapshot));
     CO_ASSIGN_OR_RETURN(PagePin leaf, co_await FetchLeaf(view, key, /*before=*/false));
-    if (!leaf) co_return snapshots_.Gone();
+    if (!leaf) co_return snapshots_.Gone(snapshot);
     if (room) CO_RETURN_IF_ERROR(TakeRoom(leaf.frame(), key, view.now_ms, room, &taken_bytes));
     ReadResult result;
     RecordView unread;

@@ -183,7 +183,7 @@ Task<Result<ScanPage>> PartitionReader::Scan(ScanSpec spec) {
     if (state_.failed()) co_return state_.Refusal();
     CO_ASSIGN_OR_RETURN(ReadView view, snapshots_.ViewOf(snapshot));
     CO_ASSIGN_OR_RETURN(PagePin leaf, co_await FetchLeaf(view, scanner.position(), reverse));
-    if (!leaf) co_return snapshots_.Gone();
+    if (!leaf) co_return snapshots_.Gone(snapshot);
     const TreeNode node = state_.tree->NodeOf(leaf.frame());
     // Read ahead only if the scan will continue after this leaf.
     if (const size_t leaves = scanner.LeavesToCome(node); leaves > 0) {

@@ -171,14 +171,21 @@ Task<void> SnapshotTable::WriteSnapshot() {
 
 // -- reading
 
-Status SnapshotTable::Gone() const {
-  return Error(Code::kSnapshotGone, "partition {}: the snapshot has expired or was released: open another",
+Status SnapshotTable::Gone(SnapshotId id) const {
+  if (std::find(ended_.begin(), ended_.end(), id) != ended_.end()) {
+    return Error(Code::kSnapshotGone, "partition {}: the snapshot has expired or was released: open another",
+                 state_.id());
+  }
+  return Error(Code::kSnapshotGone,
+               "partition {}: the replica that was asked does not have the snapshot. It is younger than the snapshot, "
+               "because the partition was moved or its node was restarted or repaired since; or the snapshot ended "
+               "long ago. Open another",
                state_.id());
 }
 
 Result<const SnapshotInfo*> SnapshotTable::Find(SnapshotId id) const {
   const auto found = snapshots_.find(id);
-  if (found == snapshots_.end()) return Gone();
+  if (found == snapshots_.end()) return Gone(id);
   return &found->second;
 }
 
@@ -199,13 +206,13 @@ const SnapshotInfo* SnapshotTable::Oldest() const {
 
 Status SnapshotTable::Renew(SnapshotId id, int64_t expires_at_ms) {
   const auto found = snapshots_.find(id);
-  if (found == snapshots_.end()) return Gone();
+  if (found == snapshots_.end()) return Gone(id);
   found->second.expires_at_ms = std::max(found->second.expires_at_ms, expires_at_ms);
   return Status();
 }
 
 Status SnapshotTable::Release(SnapshotId id) {
-  if (!snapshots_.contains(id)) return Gone();
+  if (!snapshots_.contains(id)) return Gone(id);
   ReleaseIfOpen(id);
   return Status();
 }
@@ -216,6 +223,8 @@ void SnapshotTable::ReleaseIfOpen(SnapshotId id) {
   const Generation generation = found->second.generation;
   of_cluster_ -= found->second.of_cluster;
   snapshots_.erase(found);
+  ended_.push_back(id);
+  if (ended_.size() > kMaxEnded) ended_.pop_front();
   state_.tree->DropSnapshot(generation);
   state_.file->ReleaseGeneration(generation);
 }

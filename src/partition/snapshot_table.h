@@ -11,6 +11,7 @@
 //        are released with it.
 #pragma once
 
+#include <deque>
 #include <map>
 
 #include "src/partition/checkpointer.h"
@@ -39,7 +40,8 @@ class SnapshotTable {
   // -- reading
   Result<ReadView> ViewOf(SnapshotId id) const;           // kSnapshotGone
   Result<const SnapshotInfo*> Find(SnapshotId id) const;  // kSnapshotGone; valid until it is released
-  Status Gone() const;
+  // Why there is no such snapshot.
+  Status Gone(SnapshotId id) const;
   size_t size() const { return snapshots_.size(); }
   size_t of_cluster() const { return of_cluster_; }
   // Null: none is open. Valid until the next suspension.
@@ -79,7 +81,10 @@ class SnapshotTable {
   Checkpointer& checkpointer_;
   WritePipeline& pipeline_;
   std::map<SnapshotId, SnapshotInfo> snapshots_;
-  size_t of_cluster_ = 0;       // of them
+  size_t of_cluster_ = 0;  // of them
+  // Those that have ended here lately, the newest last: what is asked of one that was never here has another reason.
+  static constexpr size_t kMaxEnded = 256;
+  std::deque<SnapshotId> ended_;
   Waiting* waiting_ = nullptr;  // the cut that is in the queue; null: none is
   bool mark_waits_ = false;     // BeginMark
 };

@@ -184,7 +184,9 @@ Task<void> LifeOfASnapshot(Reactor* reactor, Setup setup) {
   EXPECT_OK(renewed.status());
   co_await Sleep(*reactor, 6 * kSecond);
   for (Partition* p : partitions) {
-    EXPECT_EQ((co_await p->Get("k", cut->id, nullptr)).code(), Code::kSnapshotGone) << "the snapshot has expired";
+    const Result<ReadResult> gone = co_await p->Get("k", cut->id, nullptr);
+    EXPECT_EQ(gone.code(), Code::kSnapshotGone) << "the snapshot has expired";
+    EXPECT_NE(gone.status().message().find("has expired or was released"), std::string::npos);
     EXPECT_EQ((co_await p->Aggregate("", "", cut->id)).code(), Code::kSnapshotGone);
     std::vector<uint64_t> ranks{0};
     EXPECT_EQ((co_await p->KeysAtRanks("", "", ranks, cut->id)).code(), Code::kSnapshotGone);
