@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "src/base/check.h"
+#include "src/base/wrapped_text.h"
 #include "src/node/guard.h"
 #include "src/node/node.h"
 
@@ -28,7 +29,8 @@ DEFINE_int32(http_port, 7421,
              "Port of /metrics, /healthz and /readyz, on the host of --listen; 0: any free port, -1: none.");
 DEFINE_string(
     topology, "",
-    "Where the map of the cluster is: file:DIR, or etcd://HOST:PORT,HOST:PORT/NAME. Empty: this node is alone.");
+    "Where the map of the cluster is: file:DIR, or etcd://HOST:PORT,HOST:PORT/NAME; kvadmin cluster init makes it. "
+    "Empty: this node is alone.");
 DEFINE_uint32(node_id, 0, "ID of this node in the cluster, from 1; 0: the one that the data directory has.");
 DEFINE_string(peer_listen, "",
               "host:port for the other nodes of the cluster; reactor i listens on port + i. Port 0: any free ports; "
@@ -186,6 +188,8 @@ Exit codes: 0 stopped as requested; 1 could not start; 2 the storage engine fail
 Flags (name, default, meaning):
 )";
 
+constexpr size_t kHelpColumn = 46, kHelpWidth = 120;  // of the meaning
+
 struct FlagGroup {
   const char* title;
   std::vector<const char*> names;
@@ -212,7 +216,8 @@ void PrintHelp() {
     for (const char* name : group.names) {
       gflags::CommandLineFlagInfo info;
       if (!gflags::GetCommandLineFlagInfo(name, &info)) continue;
-      std::printf("    --%-22s %-16s %s\n", name, info.default_value.c_str(), info.description.c_str());
+      std::printf("    --%-22s %-16s %s\n", name, info.default_value.c_str(),
+                  WrappedText(info.description, kHelpColumn, kHelpColumn, kHelpWidth).c_str());
     }
   }
   std::puts(

@@ -15,6 +15,7 @@
 
 #include "src/base/address.h"
 #include "src/base/check.h"
+#include "src/base/wrapped_text.h"
 #include "src/io/socket_address.h"
 #include "src/router/router.h"
 
@@ -23,8 +24,8 @@ DEFINE_string(listen, "127.0.0.1:7450",
               "host:port for Thrift clients, IPv6 as in [::1]:7450; port 0 picks a free port and prints it.");
 DEFINE_int32(
     http_port, 7451,
-    "Port of the status page, /status, /metrics, /healthz and /readyz, on the host of --listen; 0: any free port, -1: "
-    "none.");
+    "Port of the status page, /status, /metrics, /healthz and /readyz (200 once there is a map of the cluster), "
+    "on the host of --listen; 0: any free port, -1: none.");
 DEFINE_uint32(reactors, 0, "Threads; 0: one per CPU.");
 DEFINE_uint64(memory_limit_mb, 512, "MiB of memory for the whole process: connections, requests, replies.");
 DEFINE_uint32(max_connections, 20000,
@@ -58,6 +59,9 @@ Usage: kvrouter --nodes=HOST:PORT,HOST:PORT [flags]
 Clients speak to a router as to a node (thrift/pando.thrift). It knows which node is master of which key, and follows
 every change. It keeps nothing on disk: any number of routers may run side by side, and none needs another.
 
+The nodes need not run yet: the router listens at once, answers UNAVAILABLE while it has no map of the cluster, and goes
+on asking for it. Until then /readyz answers 503, and says why. The log has it too.
+
   kvrouter --nodes=10.0.0.1:7420,10.0.0.2:7420
   kvadmin --server 127.0.0.1:7450 get KEY
   curl http://127.0.0.1:7451/metrics
@@ -69,6 +73,8 @@ Exit codes: 0 stopped as requested; 1 could not start.
 Flags (name, default, meaning):
 )";
 
+constexpr size_t kHelpColumn = 44, kHelpWidth = 120;  // of the meaning
+
 void PrintHelp() {
   std::fputs(kUsage, stdout);
   for (const char* name : {"nodes", "listen", "http_port", "reactors", "memory_limit_mb", "max_connections",
@@ -76,7 +82,8 @@ void PrintHelp() {
                            "shutdown_timeout_ms", "cache_mb", "hedge_percent", "log_dir", "minloglevel"}) {
     gflags::CommandLineFlagInfo info;
     if (!gflags::GetCommandLineFlagInfo(name, &info)) continue;
-    std::printf("    --%-20s %-16s %s\n", name, info.default_value.c_str(), info.description.c_str());
+    std::printf("    --%-20s %-16s %s\n", name, info.default_value.c_str(),
+                WrappedText(info.description, kHelpColumn, kHelpColumn, kHelpWidth).c_str());
   }
   std::puts(
       "\n--helpfull lists all flags, including the logging library's. Logs go to stderr unless --log_dir is set.");

@@ -208,27 +208,27 @@ std::string Bytes(double bytes) { return tools::HumanBytes(bytes); }
 std::optional<std::string> Lacks(const CapacityInputs& in, const Figures& f) {
   if (f.pool_bytes < f.inner_bytes_after / kInnerShare || f.pool_bytes < kPageBytes * f.replicas) {
     return fmt::format(
-        "--node_memory {} is too small: of it, {} are left for pages after the fixed costs of kvnode, and the inner "
+        "--node-memory {} is too small: of it, {} are left for pages after the fixed costs of kvnode, and the inner "
         "pages take {} with one node lost, for which the pages need at least {}",
         Bytes(in.node_memory_bytes), Bytes(std::max(f.pool_bytes, 0.0)), Bytes(f.inner_bytes_after),
         Bytes(std::max(f.inner_bytes_after / kInnerShare, kPageBytes * f.replicas)));
   }
   if (f.disk_bytes_after > f.usable_disk_bytes) {
     return fmt::format(
-        "--node_disk {} is too small: each node would hold {} with one node lost, and {:.0f} % of a disk "
+        "--node-disk {} is too small: each node would hold {} with one node lost, and {:.0f} % of a disk "
         "are to be used",
         Bytes(in.node_disk_bytes), Bytes(f.disk_bytes_after), 100 * kDiskShare);
   }
   if (f.disk_bytes_per_s_after > kRateShare * in.node_disk_bytes_per_s) {
     return fmt::format(
-        "--node_disk_bytes_per_s {} is too little: each node would move {} a second with one node lost, "
+        "--node-disk-bytes-per-s {} is too little: each node would move {} a second with one node lost, "
         "and {:.0f} % are to be used",
         Number(in.node_disk_bytes_per_s), Bytes(f.disk_bytes_per_s_after), 100 * kRateShare);
   }
   const double network = std::max(f.in_after, f.out_after);
   if (network > kRateShare * in.node_network_bytes_per_s) {
     return fmt::format(
-        "--node_network_bytes_per_s {} is too little: each node would move {} a second in one direction "
+        "--node-network-bytes-per-s {} is too little: each node would move {} a second in one direction "
         "with one node lost, and {:.0f} % are to be used",
         Number(in.node_network_bytes_per_s), Bytes(network), 100 * kRateShare);
   }
@@ -241,14 +241,14 @@ Status CheckInputs(const CapacityInputs& in) {
   if (in.records < 1) return Invalid("--records must be at least 1: there is nothing to plan for");
   if (in.key_bytes < 1 || in.key_bytes > kMaxKeyBytes) {
     return Invalid(
-        fmt::format("--key_bytes {} is not possible: a key has 1 to {} bytes", Number(in.key_bytes), kMaxKeyBytes));
+        fmt::format("--key-bytes {} is not possible: a key has 1 to {} bytes", Number(in.key_bytes), kMaxKeyBytes));
   }
   if (in.value_bytes > kMaxValueBytes) {
-    return Invalid(fmt::format("--value_bytes {} is not possible: a value has at most {} bytes", Number(in.value_bytes),
+    return Invalid(fmt::format("--value-bytes {} is not possible: a value has at most {} bytes", Number(in.value_bytes),
                                kMaxValueBytes));
   }
   if (in.compression_ratio < 1) {
-    return Invalid("--compression_ratio must be at least 1: a page that does not shrink is stored as it is");
+    return Invalid("--compression-ratio must be at least 1: a page that does not shrink is stored as it is");
   }
   if (in.replicas < 1 || in.replicas > kMaxPlannedReplicas) {
     return Invalid(fmt::format("--replicas must be from 1 to {}", kMaxPlannedReplicas));
@@ -270,13 +270,13 @@ Status CheckInputs(const CapacityInputs& in) {
     return Invalid(fmt::format("--partitions {} is more than the {} of which a topology can hold the records",
                                in.partitions, MostPartitions(std::max(in.nodes, in.replicas))));
   }
-  if (in.node_disk_bytes <= 0 || in.node_memory_bytes <= 0) return Invalid("--node_disk and --node_memory are needed");
+  if (in.node_disk_bytes <= 0 || in.node_memory_bytes <= 0) return Invalid("--node-disk and --node-memory are needed");
   if (in.node_network_bytes_per_s <= 0 || in.node_disk_bytes_per_s <= 0 || in.install_bytes_per_s <= 0) {
-    return Invalid("--node_network_bytes_per_s, --node_disk_bytes_per_s and --install_bytes_per_s must not be 0");
+    return Invalid("--node-network-bytes-per-s, --node-disk-bytes-per-s and --install-bytes-per-s must not be 0");
   }
   if (in.reactors < 1) return Invalid("--reactors must be at least 1");
   if (in.log_budget_bytes < in.reactors * kSegmentBytes) {
-    return Invalid(fmt::format("--log_budget {} is too small: each of the {} needs {}", Bytes(in.log_budget_bytes),
+    return Invalid(fmt::format("--log-budget {} is too small: each of the {} needs {}", Bytes(in.log_budget_bytes),
                                Counted(in.reactors, "reactor"), Bytes(kSegmentBytes)));
   }
   return {};

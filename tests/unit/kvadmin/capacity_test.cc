@@ -100,7 +100,7 @@ TEST(Capacity, EveryLimitHoldsWithOneNodeLost) {
   fewer.nodes = plan.nodes - 1;
   ExpectRefused(fewer,
                 fmt::format("--nodes {} is not enough: {}. {} nodes suffice", fewer.nodes, plan.bound_by, plan.nodes));
-  EXPECT_THAT(plan.bound_by, HasSubstr("--node_memory"));
+  EXPECT_THAT(plan.bound_by, HasSubstr("--node-memory"));
   fewer.nodes = plan.nodes;
   EXPECT_EQ(MustPlan(fewer).nodes, plan.nodes);
 }
@@ -109,15 +109,15 @@ TEST(Capacity, EveryLimitHoldsWithOneNodeLost) {
 TEST(Capacity, TheScarceResourceIsNamed) {
   CapacityInputs in = Large();
   in.node_memory_bytes = 512e9;
-  EXPECT_THAT(MustPlan(in).bound_by, HasSubstr("--node_disk "));
+  EXPECT_THAT(MustPlan(in).bound_by, HasSubstr("--node-disk "));
   in.node_disk_bytes = 100e12;
   in.writes_per_s = 1e6;
-  EXPECT_THAT(MustPlan(in).bound_by, HasSubstr("--node_disk_bytes_per_s"));
+  EXPECT_THAT(MustPlan(in).bound_by, HasSubstr("--node-disk-bytes-per-s"));
   in = Large();
   in.records = 1e6;
   in.reads_per_s = 1e8;
   in.node_disk_bytes_per_s = 1e12;
-  EXPECT_THAT(MustPlan(in).bound_by, HasSubstr("--node_network_bytes_per_s"));
+  EXPECT_THAT(MustPlan(in).bound_by, HasSubstr("--node-network-bytes-per-s"));
   in = Large();
   in.records = 1e6;
   EXPECT_EQ(MustPlan(in).nodes, 3u);
@@ -168,24 +168,24 @@ TEST(Capacity, WhatIsImpossibleIsRefused) {
     ExpectRefused(in, what);
   };
   refuse([](CapacityInputs* in) { in->records = 0; }, "--records must be at least 1");
-  refuse([](CapacityInputs* in) { in->key_bytes = 0; }, "--key_bytes 0 is not possible");
-  refuse([](CapacityInputs* in) { in->key_bytes = 5000; }, "--key_bytes 5000 is not possible");
-  refuse([](CapacityInputs* in) { in->value_bytes = 1e9; }, "--value_bytes");
-  refuse([](CapacityInputs* in) { in->compression_ratio = 0.5; }, "--compression_ratio");
+  refuse([](CapacityInputs* in) { in->key_bytes = 0; }, "--key-bytes 0 is not possible");
+  refuse([](CapacityInputs* in) { in->key_bytes = 5000; }, "--key-bytes 5000 is not possible");
+  refuse([](CapacityInputs* in) { in->value_bytes = 1e9; }, "--value-bytes");
+  refuse([](CapacityInputs* in) { in->compression_ratio = 0.5; }, "--compression-ratio");
   refuse([](CapacityInputs* in) { in->replicas = 0; }, "--replicas must be from 1");
   refuse([](CapacityInputs* in) { in->nodes = 2; }, "--replicas 3 needs at least 3 nodes, and --nodes is 2");
   refuse([](CapacityInputs* in) { in->nodes = 100'000; }, "--nodes must be at most");
   refuse([](CapacityInputs* in) { in->nodes = 3, in->zones = 4; }, "--zones 4");
   refuse([](CapacityInputs* in) { in->partitions = 100; }, "not a power of two");
   refuse([](CapacityInputs* in) { in->partitions = 1u << 20; }, "of which a topology can hold the records");
-  refuse([](CapacityInputs* in) { in->node_disk_bytes = 0; }, "--node_disk");
+  refuse([](CapacityInputs* in) { in->node_disk_bytes = 0; }, "--node-disk");
   refuse([](CapacityInputs* in) { in->node_network_bytes_per_s = 0; }, "must not be 0");
   refuse([](CapacityInputs* in) { in->reactors = 0; }, "--reactors");
-  refuse([](CapacityInputs* in) { in->log_budget_bytes = 1e6; }, "--log_budget");
+  refuse([](CapacityInputs* in) { in->log_budget_bytes = 1e6; }, "--log-budget");
   // No number of nodes helps, because each of them lacks it.
   refuse([](CapacityInputs* in) { in->node_memory_bytes = 100e6; }, "no cluster of up to");
-  refuse([](CapacityInputs* in) { in->node_memory_bytes = 100e6; }, "--node_memory");
-  refuse([](CapacityInputs* in) { in->node_disk_bytes = 1e9; }, "--node_disk");
+  refuse([](CapacityInputs* in) { in->node_memory_bytes = 100e6; }, "--node-memory");
+  refuse([](CapacityInputs* in) { in->node_disk_bytes = 1e9; }, "--node-disk");
 }
 
 }  // namespace

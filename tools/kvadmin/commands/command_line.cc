@@ -10,13 +10,20 @@ void DescribeCommandLine(tools::Command app, Globals* globals) {
   app.OptionsAnywhere();
   app.Version("kvadmin " PANDO_VERSION);
   app.Text("-s,--server", &globals->target.address,
-           "host:port of the node, or of several nodes of its cluster, separated by commas; IPv6 as in [::1]:7420")
+           "host:port of a node, of several nodes of its cluster, separated by commas, or of a router; IPv6 as in "
+           "[::1]:7420")
       .FromEnvironment("PANDO_SERVER")
       .ShowDefault();
   app.Number("--timeout-ms", &globals->target.timeout_ms, "Time budget of each request, retries included", 1, INT32_MAX)
       .ShowDefault();
   app.Flag("--json", &globals->json, "Print one JSON object per line, for programs; errors too");
   app.Footer(
+      "In a cluster, --server names a router for commands that read or write records, from get to export (a node has\n"
+      "only what it leads), and nodes for status, checkpoint, backup, check --online, cluster, node, failover, "
+      "rebalance,\n"
+      "drain, replica, partition and verify. hello and ping ask either. cluster init, node and topology need "
+      "--topology,\n"
+      "which most others of these take, too. plan, restore, check DIR, accept-loss and wal-dump ask nobody.\n\n"
       "Exit codes: 0 done; 1 there is no such record, a condition did not hold, or the node is not ok; 2 wrong usage\n"
       "or input; 3 the server or the local system failed; 4 damage found; 5 a node has the directory open; 6 load\n"
       "rejected records. After code 3 a write may have taken effect; if that is unknown, the error says so.\n"

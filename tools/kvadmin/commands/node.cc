@@ -308,8 +308,9 @@ Result<ExitCode> RunRemove(const Globals& globals, const NodeOptions& o) {
 
 // -- the command line
 
-void AddPlace(tools::Command command, NodeOptions* o) {
-  command.Text("--topology", &o->plan.place, "Where the map is: file:DIR or etcd://HOST:PORT,.../NAME").NotEmpty();
+void AddPlace(tools::Command command, NodeOptions* o, const std::string& without = "") {
+  command.Text("--topology", &o->plan.place, "Where the map is: file:DIR or etcd://HOST:PORT,.../NAME" + without)
+      .NotEmpty();
   command.Flag("--dry-run", &o->dry_run, "Print what would be done, and change nothing");
 }
 
@@ -350,7 +351,7 @@ void AddDrain(tools::Command node, Globals* globals) {
       .Number("--timeout-s", &o->run.timeout_s, "Give up when nothing has moved on for so long; what has begun goes on",
               1, 30LL * 24 * 3600)
       .ShowDefault();
-  AddPlace(command, o.get());
+  AddPlace(command, o.get(), "; needed, unless with --masters a node at --server is to say it");
   command.Footer(
       "Marks the node as draining, so that it is given nothing more, makes a plan after which it holds no replica, "
       "and\n"
@@ -398,7 +399,7 @@ void AddDrainCommand(tools::Command app, Globals* globals) {
   o->masters = true;
   tools::Command command = app.Add("drain", "Let a node lead no partition, before maintenance (node drain --masters)");
   command.Number("node", &o->node, "Its number", 1).Required();
-  AddPlace(command, o.get());
+  AddPlace(command, o.get(), " (default: what a node at --server knows of it)");
   command.Footer(
       "Short for kvadmin node drain NODE --masters: hands over all partitions that the node leads, and moves nothing. "
       "(A\n"

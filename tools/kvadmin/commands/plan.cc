@@ -67,12 +67,12 @@ Json PlanJson(const CapacityPlan& plan) {
 void AddPlanCommand(tools::Command app, Globals* globals) {
   auto in = std::make_shared<CapacityInputs>();
   tools::Command command = app.Add(
-      "plan", "Compute the nodes, partitions, disk, memory and network that data and load need; needs no cluster");
+      "plan", "Capacity: compute the nodes, partitions, disk, memory and network for data and load; asks nobody");
   command.Quantity("--records", &in->records, "Number of records").Required();
-  command.Quantity("--key_bytes", &in->key_bytes, "Length of a key, in bytes").ShowDefault();
-  command.Quantity("--value_bytes", &in->value_bytes, "Length of a value, in bytes").Required();
+  command.Quantity("--key-bytes", &in->key_bytes, "Length of a key, in bytes").ShowDefault();
+  command.Quantity("--value-bytes", &in->value_bytes, "Length of a value, in bytes").Required();
   command
-      .Quantity("--compression_ratio", &in->compression_ratio,
+      .Quantity("--compression-ratio", &in->compression_ratio,
                 "Bytes of keys and values before compression, divided by those after it; at least 1")
       .ShowDefault();
   command.Quantity("--reads", &in->reads_per_s, "Gets a second, at peak").ShowDefault();
@@ -81,28 +81,28 @@ void AddPlanCommand(tools::Command app, Globals* globals) {
   command.Number("--zones", &in->zones, "Zones, with as many nodes in each; 0: each node is its own").ShowDefault();
   command.Number("--nodes", &in->nodes, "Plan for so many nodes; 0: the fewest that suffice").ShowDefault();
   command.Number("--partitions", &in->partitions, "Plan for so many partitions; 0: as many as suit").ShowDefault();
-  command.Quantity("--node_disk", &in->node_disk_bytes, "Disk of a node, in bytes").Required();
-  command.Quantity("--node_memory", &in->node_memory_bytes, "Memory of a node, in bytes").Required();
-  command.Quantity("--node_disk_bytes_per_s", &in->node_disk_bytes_per_s, "What its disk reads and writes in a second")
+  command.Quantity("--node-disk", &in->node_disk_bytes, "Disk of a node, in bytes").Required();
+  command.Quantity("--node-memory", &in->node_memory_bytes, "Memory of a node, in bytes").Required();
+  command.Quantity("--node-disk-bytes-per-s", &in->node_disk_bytes_per_s, "What its disk reads and writes in a second")
       .ShowDefault();
   command
-      .Quantity("--node_network_bytes_per_s", &in->node_network_bytes_per_s,
+      .Quantity("--node-network-bytes-per-s", &in->node_network_bytes_per_s,
                 "What its network moves in a second, in each direction")
       .ShowDefault();
   command
-      .Quantity("--install_bytes_per_s", &in->install_bytes_per_s,
+      .Quantity("--install-bytes-per-s", &in->install_bytes_per_s,
                 "What a node copies in a second when it gets new replicas (kvnode --install_mb_per_s)")
       .ShowDefault();
-  command.Quantity("--log_budget", &in->log_budget_bytes, "Log of a node, in bytes (kvnode --log_budget_mb)")
+  command.Quantity("--log-budget", &in->log_budget_bytes, "Log of a node, in bytes (kvnode --log_budget_mb)")
       .ShowDefault();
   command.Number("--reactors", &in->reactors, "Reactors of a node", 1, 256).ShowDefault();
   command.Footer(
       "Sizes may end in K, M, G, T or P (powers of 1000), or in Ki, Mi, Gi, Ti or Pi (powers of 1024).\n"
       "The plan leaves room for the loss of one node. docs/CAPACITY.md explains the formulas.\n\n"
       "Examples:\n"
-      "  kvadmin plan --records 100e9 --value_bytes 1000 --reads 100000 --writes 10000 --node_disk 4T --node_memory "
+      "  kvadmin plan --records 100e9 --value-bytes 1000 --reads 100000 --writes 10000 --node-disk 4T --node-memory "
       "64G\n"
-      "  kvadmin --json plan --records 1e9 --value_bytes 200 --nodes 6 --zones 3 --node_disk 2T --node_memory 64Gi\n"
+      "  kvadmin --json plan --records 1e9 --value-bytes 200 --nodes 6 --zones 3 --node-disk 2T --node-memory 64Gi\n"
       "Exit codes: 0 here is a plan; 2 the options are impossible, or contradict each other.");
   OnChosen(command, globals, [=]() -> Result<ExitCode> {
     ASSIGN_OR_RETURN(const CapacityPlan plan, PlanCapacity(*in));

@@ -181,7 +181,8 @@ void AddApply(tools::Command rebalance, Globals* globals, const std::shared_ptr<
 void AddStop(tools::Command rebalance, Globals* globals, const std::shared_ptr<RebalanceOptions>& o) {
   tools::Command pause = rebalance.Add("pause", "Begin no more moves of a plan");
   AddFile(pause, o.get());
-  pause.Flag("--dry-run", &o->dry_run, "Change nothing");
+  pause.Flag("--dry-run", &o->dry_run,
+             "Change nothing; say whether the plan can be paused, and with --json whether it is carried out now");
   pause.Footer(
       "Works from another terminal of the machine where the plan is carried out: what has begun is finished, and then\n"
       "that command ends.\n\n"

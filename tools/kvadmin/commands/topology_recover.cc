@@ -266,9 +266,10 @@ void AddTopologyRecoverCommand(tools::Command topology, Globals* globals) {
       "  kvadmin topology recover file:/var/lib/pando/topology --nodes 1,2,3 --data-dirs /data/1,/data/2,/data/3\n"
       "  kvadmin topology recover etcd://10.0.0.1:2379/production --nodes 1@a,2@b --data-dirs /data/1,/data/2 \\\n"
       "    --replicas 2 --confirm 1f2e3d4c\n"
-      "Exit codes: 0 written, or shown with --dry-run; 1 shown only; 2 wrong options or code, or something is "
-      "missing;\n"
-      "3 something is missing, or cannot be read; 4 no sound replica is left; 5 a node has a directory open.");
+      "Exit codes: 0 written, or shown with --dry-run; 1 shown only; 2 wrong options or code, or directories of "
+      "nodes\n"
+      "or answers are missing; 3 a directory or the topology cannot be read or written; 4 no sound replica is left; 5 "
+      "a node has a directory open.");
   OnChosen(command, globals,
            [=] { return RunOffline([=](Reactor& reactor) { return Recover(&reactor, globals, o.get()); }); });
 }
