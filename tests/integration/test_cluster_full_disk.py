@@ -14,7 +14,7 @@ import sys
 import time
 
 from cluster_process import Cluster
-from kvadmin_process import NO, OK, run
+from kvadmin_process import FAILED, NO, OK, run
 from node_process import CONTEXT, constants, temporary_directory, ttypes
 
 LIMIT_BYTES = 48 << 20
@@ -113,6 +113,22 @@ def full_follower_and_master(cluster):
     cluster.wait_well(timeout_s=TIMEOUT_S)
 
 
+def install_on_a_full_disk(cluster):
+    """The node is to get more than it has room for: whoever waits for that is told why it does not come."""
+    if cluster.partitions()[0]["master"] == FULL:
+        kv(cluster, "drain", FULL)
+    kv(cluster, "replica", "remove", 0, FULL)
+    data = cluster.nodes[cluster.partitions()[0]["master"]].data_dir / "partition-00000" / "data"
+    Filler(cluster).fill(lambda: data.stat().st_size > LIMIT_BYTES + (8 << 20))
+    refused = kv(cluster, "replica", "add", 0, FULL, "--timeout-s", 20, expect=FAILED).err
+    name = f"node {FULL} ({cluster.nodes[FULL].address})"
+    assert f"{name} could not install its replica, and tries again: DISK_FULL" in refused, refused
+    lines = wait_status(cluster, "a replica cannot be installed", lambda line: "cannot install" in line["cause"])
+    assert f"{name} cannot install 1 replica: DISK_FULL" in lines[0]["cause"], lines
+    assert f"kvadmin replica remove 0 {FULL}" in lines[0]["next"], lines[0]
+    kv(cluster, "replica", "remove", 0, FULL)
+
+
 # -- a node starts again when nothing is left on its disk, and the others have gone on without it
 
 
@@ -186,6 +202,7 @@ def main():
     cluster.wait_well()
     try:
         full_follower_and_master(cluster)
+        install_on_a_full_disk(cluster)
     finally:
         cluster.kill()
     shutil.rmtree(directory, ignore_errors=True)
