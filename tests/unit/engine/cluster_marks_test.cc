@@ -23,8 +23,13 @@ class ClusterMarksTest : public CommitGateTest {};
 // Counts the warnings in the log that say this.
 class Warnings final : public google::LogSink {
  public:
-  explicit Warnings(std::string text) : text_(std::move(text)) { google::AddLogSink(this); }
-  ~Warnings() override { google::RemoveLogSink(this); }
+  explicit Warnings(std::string text) : text_(std::move(text)), level_(std::exchange(FLAGS_minloglevel, 0)) {
+    google::AddLogSink(this);
+  }
+  ~Warnings() override {
+    google::RemoveLogSink(this);
+    FLAGS_minloglevel = level_;
+  }
   int count() const { return count_; }
   void send(google::LogSeverity severity, const char*, const char*, int, const google::LogMessageTime&,
             const char* message, size_t length) override {
@@ -33,6 +38,7 @@ class Warnings final : public google::LogSink {
 
  private:
   const std::string text_;
+  const int level_;  // other tests log less
   int count_ = 0;
 };
 
