@@ -60,7 +60,9 @@ ClockHealth JudgeClocks(const ClusterView& view) {
   NodeId leads = 0;
   for (const auto& [id, node] : view.nodes) {
     if (!node.status.ok() || node.reply.clock_ms == 0) continue;
-    const int64_t of_node_ms = node.reply.versions_ms - node.reply.clock_ms + node.clock_ahead_ms - right.ahead_ms;
+    // At least so much: how long the answer took is not known to be the clock's.
+    const int64_t of_node_ms =
+        node.reply.versions_ms - node.reply.clock_ms + node.clock_ahead_ms - node.clock_error_ms - right.ahead_ms;
     if (of_node_ms > lead_ms) lead_ms = of_node_ms, leads = id;
   }
   const bool versions_ahead = lead_ms > kMaxLeadMs + right.error_ms;
