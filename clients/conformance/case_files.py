@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 import yaml
 
@@ -12,6 +13,15 @@ OPERATIONS = frozenset("""get put remove increment touch multi_get write_batch s
 STEP_FIELDS = frozenset(("expect", "error", "save", "on"))
 CASE_FIELDS = frozenset(("name", "only", "client", "through", "steps"))
 LARGEST_EXACT = 1 << 53
+
+
+class Loader(yaml.SafeLoader):
+    """Without the words that YAML 1.1 takes for booleans: `on` is a field of a step."""
+
+
+Loader.yaml_implicit_resolvers = {first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+                                  for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|false)$"), list("tf"))
 
 
 class BadCase(Exception):
@@ -65,7 +75,7 @@ def load():
     """{file name: list of cases}."""
     files, names = {}, set()
     for path in sorted(CASES.glob("*.yaml")):
-        cases = yaml.safe_load(path.read_text(encoding="utf8"))
+        cases = yaml.load(path.read_text(encoding="utf8"), Loader)
         for case in cases:
             where = f"{path.name}: {case.get('name')}"
             if not set(case) <= CASE_FIELDS or not isinstance(case.get("name"), str):

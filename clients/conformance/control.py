@@ -1,6 +1,8 @@
 """The cluster of the conformance suite, and the server that runners ask to break it and to mend it."""
 
 import json
+import random
+import socket
 import socketserver
 import threading
 
@@ -26,15 +28,20 @@ class TestCluster:
 
     def start(self):
         self.cluster.start()
-        nodes = [node.address for node in self.cluster.nodes.values()]
         for number in range(2):
-            router = RouterProcess(self.directory / f"router-{number}.log", nodes).start()
-            router.listen = router.address  # also after a restart
-            self.routers.append(router)
+            listen = f"127.0.0.1:{free_port()}"  # also after a restart
+            self.routers.append(RouterProcess(self.directory / f"router-{number}.log", [], listen=listen))
+            self.start_router(number)
         for router in self.routers:
             router.wait_http()
         self.cluster.wait_well()
         return self
+
+    def start_router(self, number):
+        router = self.routers[number]
+        # Nodes that were restarted have other ports.
+        router.nodes = [node.address for node in self.cluster.nodes.values()]
+        router.start()
 
     def stop(self):
         self.drop_proxy()
@@ -90,20 +97,20 @@ class TestCluster:
         self.routers[request.get("router", 0)].kill()
 
     def do_start_router(self, request):
-        router = self.routers[request.get("router", 0)]
-        if not runs(router):
-            router.start().wait_http()
+        number = request.get("router", 0)
+        if not runs(self.routers[number]):
+            self.start_router(number)
+            self.routers[number].wait_http()
 
     def do_restart_router(self, request):
-        router = self.routers[request.get("router", 0)]
-        end(router, request)
-        router.start().wait_http()
+        end(self.routers[request.get("router", 0)], request)
+        self.do_start_router(request)
 
     def do_restart_all_routers(self, request):
         for router in self.routers:
             end(router, request)
-        for router in self.routers:
-            router.start()
+        for number in range(len(self.routers)):
+            self.start_router(number)
         for router in self.routers:
             router.wait_http()
 
@@ -140,11 +147,11 @@ class TestCluster:
 
     def do_heal(self, request):
         self.drop_proxy()
-        dead = [router for router in self.routers if not runs(router)]
+        dead = [number for number, router in enumerate(self.routers) if not runs(router)]
         if self.do_start_nodes(request)["started"]:
             self.cluster.wait_well()
-        for router in dead:
-            router.start()
+        for number in dead:
+            self.start_router(number)
         for router in self.routers:
             router.wait_http()
 
@@ -168,6 +175,17 @@ class TestCluster:
 
     def do_forget(self, _):
         self.need_proxy().requests.clear()
+
+
+def free_port():
+    """A port that the system gives nobody who asks for any port, so that it is still free when a router starts again."""
+    while True:
+        port = random.randrange(15000, 32000)
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+            return port
+        except OSError:
+            continue
 
 
 def runs(process):
