@@ -108,7 +108,7 @@ class Proxy:
                                   "client_id": {"hex": (context.client_id or b"").hex()},
                                   "sequence": context.sequence or 0, "first_sent_ms": context.first_sent_ms or 0,
                                   "budget_ms": context.budget_ms or 0, "level": context.level or 0,
-                                  "hlc": context.hlc or 0})
+                                  "hlc": context.hlc or 0, "session": {"hex": (context.session or b"").hex()}})
 
     def observed(self, method=None):
         with self.lock:

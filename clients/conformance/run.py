@@ -15,13 +15,13 @@ sys.path[:0] = [str(HERE), str(ROOT / "tests" / "integration")]
 
 import case_files  # noqa: E402  pylint: disable=wrong-import-position
 
-LANGUAGES = ("python", "python-async", "go", "node", "java", "cpp")
+LANGUAGES = ("python", "python-async", "go", "node", "java", "java-async", "cpp")
 SKIPPED = 77
 RUNNER_TIMEOUT_S = 300
 
 
 def runner_of(language):
-    """The command of a language's runner. python-async is the second client of Python."""
+    """The command of a language's runner. python-async is the second client of Python, and java-async that of Java."""
     base, _, variant = language.partition("-")
     command = [ROOT / "clients" / base / "run_conformance"]
     return command + ["--client", variant] if variant else command
