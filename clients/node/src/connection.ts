@@ -92,7 +92,7 @@ class FrameReader {
 
   // A frame is put together once, when its last byte has come.
   private take(bytes: number): Buffer {
-    let first = this.chunks[0] as Buffer;
+    let first = this.chunks[0] ?? Buffer.alloc(0); // an empty frame at the end of what has come
     if (first.length < bytes) {
       first = Buffer.concat(this.chunks);
       this.chunks = [first];

@@ -21,7 +21,7 @@ export interface ConnectionSource {
 
 /** Parses `host:port`, `[v6]:port`, or a host alone. */
 export function parseAddress(text: string): Address {
-  const match = /^(?:\[([^\]]+)\]|([^:[\]]+))(?::(\d+))?$/.exec(text.trim());
+  const match = /^(?:\[([^\]\s]+)\]|([^:[\]\s]+))(?::(\d+))?$/.exec(text.trim());
   const port = match?.[3] === undefined ? DEFAULT_PORT : Number(match[3]);
   const host = match?.[1] ?? match?.[2];
   if (host === undefined || port < 1 || port > 65535) {
