@@ -113,7 +113,9 @@ async function fill(client, { prefix, count, digits = 4, value }) {
 async function serverInfo(client, args) {
   const info = await client.serverInfo(toOptions(args));
   const snake = (object) =>
-    Object.fromEntries(Object.entries(object).map(([name, value]) => [name.replace(/[A-Z]/g, (l) => `_${l.toLowerCase()}`), value]));
+    Object.fromEntries(
+      Object.entries(object).map(([name, value]) => [name.replace(/[A-Z]/g, (l) => `_${l.toLowerCase()}`), value]),
+    );
   return { ...snake(info), limits: snake(info.limits) };
 }
 
@@ -122,11 +124,18 @@ export const OPERATIONS = {
   get: async (on, args) => fromRecord(await on.get(args.key, toOptions(args, ['key']))),
   put: async (on, args) => fromWrite(await on.put(args.key, args.value, toOptions(args, ['key', 'value']))),
   remove: async (on, args) => fromWrite(await on.remove(args.key, toOptions(args, ['key']))),
-  increment: async (on, args) => ({ number: await on.increment(args.key, args.delta, toOptions(args, ['key', 'delta'])) }),
+  increment: async (on, args) => ({
+    number: await on.increment(args.key, args.delta, toOptions(args, ['key', 'delta'])),
+  }),
   touch: async (on, args) => fromWrite(await on.touch(args.key, toOptions(args, ['key']))),
-  multi_get: async (on, args) => ({ records: (await on.multiGet(args.keys, toOptions(args, ['keys']))).map(fromRecord) }),
+  multi_get: async (on, args) => ({
+    records: (await on.multiGet(args.keys, toOptions(args, ['keys']))).map(fromRecord),
+  }),
   write_batch: async (on, args) => {
-    const options = { ...toOptions(args, ['ops', 'conditions']), conditions: (args.conditions ?? []).map((c) => toOptions(c)) };
+    const options = {
+      ...toOptions(args, ['ops', 'conditions']),
+      conditions: (args.conditions ?? []).map((c) => toOptions(c)),
+    };
     const { results, failedConditions } = await on.writeBatch(args.ops.map(toOp), options);
     const failed = failedConditions.map(({ index, current }) => ({ index, current: fromRecord(current) }));
     return { results: results.map(fromWrite), failed_conditions: failed };

@@ -141,7 +141,10 @@ class Case {
       this.named.set(args.as, new Client(args.addresses ?? this.addresses, clientOptions(args)));
       return {};
     },
-    close: (args) => this.target(args.client).close().then(() => ({})),
+    close: (args) =>
+      this.target(args.client)
+        .close()
+        .then(() => ({})),
     session: (args, client) => {
       this.named.set(args.as, client.session());
       return {};
@@ -205,13 +208,17 @@ async function runCase(definition, addresses, control) {
 }
 
 function loadCases(directory, only) {
-  const files = readdirSync(directory).filter((name) => name.endsWith('.json')).sort();
+  const files = readdirSync(directory)
+    .filter((name) => name.endsWith('.json'))
+    .sort();
   const cases = files.flatMap((name) => JSON.parse(readFileSync(join(directory, name), 'utf8')));
   return cases.filter((one) => only === undefined || one.name === only);
 }
 
 async function main() {
-  const options = Object.fromEntries(['cases', 'addresses', 'control', 'only'].map((name) => [name, { type: 'string' }]));
+  const options = Object.fromEntries(
+    ['cases', 'addresses', 'control', 'only'].map((name) => [name, { type: 'string' }]),
+  );
   const { values } = parseArgs({ options });
   const control = new Control(values.control);
   let passed = 0;

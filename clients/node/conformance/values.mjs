@@ -23,7 +23,8 @@ function numbered({ prefix = '', from, to, digits = 4 }) {
   return keys;
 }
 
-const isObject = (value) => value !== null && typeof value === 'object' && !Array.isArray(value) && !Buffer.isBuffer(value);
+const isObject = (value) =>
+  value !== null && typeof value === 'object' && !Array.isArray(value) && !Buffer.isBuffer(value);
 
 function expressionOf(value) {
   if (!isObject(value)) return null;
@@ -38,7 +39,8 @@ export function resolve(value, variables) {
   if (Array.isArray(value)) return value.map((part) => resolve(part, variables));
   const expression = expressionOf(value);
   if (expression) return expression(value, variables);
-  if (isObject(value)) return Object.fromEntries(Object.entries(value).map(([key, part]) => [key, resolve(part, variables)]));
+  if (isObject(value))
+    return Object.fromEntries(Object.entries(value).map(([key, part]) => [key, resolve(part, variables)]));
   return value;
 }
 
@@ -101,8 +103,11 @@ export function matches(expected, actual, variables) {
   if (typeof expected === 'string' && Buffer.isBuffer(actual)) return actual.equals(Buffer.from(expected, 'utf8'));
   if (Buffer.isBuffer(expected)) return Buffer.isBuffer(actual) && expected.equals(actual);
   if (Array.isArray(expected)) {
-    return Array.isArray(actual) && expected.length === actual.length &&
-      expected.every((part, i) => matches(part, actual[i], variables));
+    return (
+      Array.isArray(actual) &&
+      expected.length === actual.length &&
+      expected.every((part, i) => matches(part, actual[i], variables))
+    );
   }
   if (isObject(expected)) return matchObject(expected, actual, variables);
   return isDeepStrictEqual(expected, actual);
@@ -113,10 +118,13 @@ function matchObject(expected, actual, variables) {
   if (expression) return matches(expression(expected, variables), actual, variables);
   const keys = Object.keys(expected);
   if (keys.length > 0 && keys.every((key) => Object.hasOwn(COMPARISONS, key))) {
-    return isNumber(actual) &&
-      keys.every((key) => COMPARISONS[key](BigInt(actual), BigInt(resolve(expected[key], variables))));
+    return (
+      isNumber(actual) &&
+      keys.every((key) => COMPARISONS[key](BigInt(actual), BigInt(resolve(expected[key], variables))))
+    );
   }
-  if (keys.length === 1 && Object.hasOwn(MATCHERS, keys[0])) return MATCHERS[keys[0]](expected[keys[0]], actual, variables);
+  if (keys.length === 1 && Object.hasOwn(MATCHERS, keys[0]))
+    return MATCHERS[keys[0]](expected[keys[0]], actual, variables);
   return isObject(actual) && keys.every((key) => matches(expected[key], actual[key], variables));
 }
 

@@ -30,7 +30,8 @@ const KINDS = {
   touch: wire.OP_TOUCH,
 } as const;
 
-function toOp(op: BatchOp): wire.WriteOp {
+/** @internal */
+export function toOp(op: BatchOp): wire.WriteOp {
   const kind = KINDS[op.type];
   if (kind === undefined) throw new TypeError(`there is no op of the type "${String(op.type)}"`);
   const fields: Partial<wire.WriteOp> = { kind, key: toBytes(op.key, 'key'), condition: toCondition(op) };
@@ -41,17 +42,15 @@ function toOp(op: BatchOp): wire.WriteOp {
   return new wire.WriteOp(fields);
 }
 
-function toKeyCondition(condition: KeyCondition): wire.KeyCondition {
+/** @internal */
+export function toKeyCondition(condition: KeyCondition): wire.KeyCondition {
   return new wire.KeyCondition({ key: toBytes(condition.key, 'key'), condition: toCondition(condition) });
 }
 
-/** @internal */
-export function toBatchRequest(ops: readonly BatchOp[], options: BatchOptions): wire.WriteBatchRequest {
-  return new wire.WriteBatchRequest({
-    ops: ops.map(toOp),
-    all_or_nothing: options.allOrNothing ?? false,
-    conditions: (options.conditions ?? []).map(toKeyCondition),
-  });
+/** @internal What a batch sends: its ops and conditions, whose bytes are copies. */
+export interface BatchContent {
+  readonly ops: wire.WriteOp[];
+  readonly conditions: wire.KeyCondition[];
 }
 
 /**
@@ -66,18 +65,17 @@ export function toBatchRequest(ops: readonly BatchOp[], options: BatchOptions): 
  * ```
  */
 export class Batch {
-  private readonly ops: BatchOp[] = [];
-  private readonly conditions: KeyCondition[] = [];
+  private readonly content: BatchContent = { ops: [], conditions: [] };
 
   /** @internal */
-  constructor(private readonly send: (ops: readonly BatchOp[], options: BatchOptions) => Promise<BatchResult>) {}
+  constructor(private readonly send: (content: BatchContent, options: BatchOptions) => Promise<BatchResult>) {}
 
   /** The number of writes so far. */
   get size(): number {
-    return this.ops.length;
+    return this.content.ops.length;
   }
 
-  /** See client.put. Bytes are copied when the batch is written. */
+  /** See client.put. */
   put(key: Bytes, value: Bytes, options: Omit<BatchOp & { type: 'put' }, 'type' | 'key' | 'value'> = {}): this {
     return this.add({ ...options, type: 'put', key, value });
   }
@@ -103,18 +101,20 @@ export class Batch {
 
   /** Adds any op. */
   add(op: BatchOp): this {
-    this.ops.push(op);
+    this.content.ops.push(toOp(op));
     return this;
   }
 
   /** Nothing is applied unless this holds. */
   condition(key: Bytes, condition: ConditionOptions): this {
-    this.conditions.push({ ...condition, key });
+    this.content.conditions.push(toKeyCondition({ ...condition, key }));
     return this;
   }
 
   /** Sends the batch. It stays as it is, so it can be extended and written again, as another batch. */
   write(options: BatchOptions = {}): Promise<BatchResult> {
-    return this.send(this.ops, { ...options, conditions: [...this.conditions, ...(options.conditions ?? [])] });
+    const { ops, conditions } = this.content;
+    const more = (options.conditions ?? []).map(toKeyCondition);
+    return this.send({ ops: [...ops], conditions: [...conditions, ...more] }, options);
   }
 }

@@ -1,9 +1,9 @@
 /**
  * Makes calls: repeats them until their time is over, gives writes their names, and says what became of them.
  *
- * A write is named by a lane (client_id) and a sequence, so that it is applied once however often it is sent. A lane has
- * one write under way. After a write whose outcome is unknown, its lane is not used again: the next write of that lane
- * would make the server forget what came of it.
+ * A write is named by a lane (client_id) and a sequence, so that it is applied once however often it is sent. A lane
+ * has one write under way. After a write whose outcome is unknown, its lane is not used again: the next write of that
+ * lane would make the server forget what came of it.
  */
 import { randomBytes } from 'node:crypto';
 import { setImmediate as nextTurn, setTimeout as delay } from 'node:timers/promises';

@@ -227,4 +227,3 @@ if (Symbol.asyncDispose) {
     },
   });
 }
-

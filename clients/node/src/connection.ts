@@ -131,7 +131,9 @@ export class Connection {
     socket.setNoDelay(true);
     socket.setKeepAlive(true, 30_000);
     socket.on('data', (chunk: Buffer) => this.receive(chunk));
-    socket.on('error', (error) => this.lose(() => transportError(`the connection to ${text} broke: ${error.message}`, true, error)));
+    socket.on('error', (error) =>
+      this.lose(() => transportError(`the connection to ${text} broke: ${error.message}`, true, error)),
+    );
     socket.on('end', () => this.lose(() => transportError(`${text} closed the connection`, true)));
     socket.on('close', () => this.lose(() => transportError(`the connection to ${text} is closed`, true)));
   }
@@ -253,11 +255,14 @@ export class Connection {
         clearTimeout(timer);
         signal?.removeEventListener('abort', onAbort);
       };
-      const timer = setTimeout(() => {
-        settled();
-        this.giveUp(sequence, method, sentAt);
-        reject(transportError(`${this.address.text} did not answer in time`, true));
-      }, Math.max(0, deadline - sentAt) + GRACE_MS);
+      const timer = setTimeout(
+        () => {
+          settled();
+          this.giveUp(sequence, method, sentAt);
+          reject(transportError(`${this.address.text} did not answer in time`, true));
+        },
+        Math.max(0, deadline - sentAt) + GRACE_MS,
+      );
       const onAbort = (): void => {
         settled();
         this.giveUp(sequence, method, null);
@@ -288,8 +293,8 @@ export class Connection {
   }
 
   /**
-   * The caller of a request waits no longer. `sentAt` is null if that is not the server's fault. Other requests that are
-   * under way on this connection may still be answered, unless the server has said nothing since.
+   * The caller of a request waits no longer. `sentAt` is null if that is not the server's fault. Other requests that
+   * are under way on this connection may still be answered, unless the server has said nothing since.
    */
   private giveUp(sequence: number, method: Method, sentAt: number | null): void {
     this.pending.delete(sequence);

@@ -54,7 +54,10 @@ const ADVICE = new Map<number, string>([
   [ErrorCode.DEADLINE, 'Give the call more time, or look why the cluster is slow.'],
   [ErrorCode.TOO_STALE, 'Try again, allow more staleness, or read at the level linearizable.'],
   [ErrorCode.SNAPSHOT_GONE, 'Open another snapshot and begin again.'],
-  [ErrorCode.BAD_CURSOR, 'Use the cursor only with the range, direction and snapshot that it came from, or begin again.'],
+  [
+    ErrorCode.BAD_CURSOR,
+    'Use the cursor only with the range, direction and snapshot that it came from, or begin again.',
+  ],
   [ErrorCode.TOKEN_MISMATCH, 'Begin a new session; the token is of another cluster, or was altered.'],
   [ErrorCode.DISK_FULL, 'Free disk space on the nodes; reads go on meanwhile.'],
   [ErrorCode.CORRUPT, 'Tell the operator: a node found damaged data.'],
@@ -68,8 +71,8 @@ const ADVICE = new Map<number, string>([
 ]);
 
 /**
- * The base of all errors that the server or the connection causes. Wrong types of arguments throw TypeError instead, and
- * numbers out of range RangeError, before anything is sent.
+ * The base of all errors that the server or the connection causes. Wrong types of arguments throw TypeError instead,
+ * and numbers out of range RangeError, before anything is sent.
  */
 export class PandoError extends Error {
   /** One of {@link ErrorCode}, or a number that this client does not know. */
@@ -146,7 +149,7 @@ export class CorruptError extends PandoError {}
 /** A fault of the server. */
 export class InternalError extends PandoError {}
 
-/** The AbortSignal of the call was aborted; `cause` is its reason. `applied` says whether a write may have taken effect. */
+/** The AbortSignal of the call was aborted; `cause` is its reason. A write that was sent may have taken effect. */
 export class AbortError extends PandoError {}
 
 /** The client is closed. */

@@ -1,5 +1,5 @@
-import { Batch, toBatchRequest } from './batch';
-import type { BatchOp, BatchOptions } from './batch';
+import { Batch, toKeyCondition, toOp } from './batch';
+import type { BatchContent, BatchOp, BatchOptions } from './batch';
 import * as wire from './gen/pando_types';
 import type { Invoker } from './invoker';
 import { toCondition, toExpiry, toRange } from './options';
@@ -75,15 +75,20 @@ export abstract class KvOperations extends ReadOperations {
 
   /** Begins a batch: a list of writes that is sent by its `write`. */
   batch(): Batch {
-    return new Batch((ops, options) => this.writeBatch(ops, options));
+    return new Batch((content, options) => this.sendBatch(content, options));
   }
 
   /**
-   * Makes several writes. The ops on one partition are applied together, in their order, and the others independently of
-   * them. Keys with the same {tag} share a partition. What became of each op is in its result.
+   * Makes several writes. The ops on one partition are applied together, in their order, and the others independently
+   * of them. Keys with the same {tag} share a partition. What became of each op is in its result.
    */
   async writeBatch(ops: readonly BatchOp[], options: BatchOptions = {}): Promise<BatchResult> {
-    const request = toBatchRequest(ops, options);
+    const content = { ops: ops.map(toOp), conditions: (options.conditions ?? []).map(toKeyCondition) };
+    return this.sendBatch(content, options);
+  }
+
+  private async sendBatch({ ops, conditions }: BatchContent, options: BatchOptions): Promise<BatchResult> {
+    const request = new wire.WriteBatchRequest({ ops, conditions, all_or_nothing: options.allOrNothing ?? false });
     return fromBatchReply(await this.invoker.invoke({ method: 'writeBatch', kind: 'write', options, request }));
   }
 

@@ -46,7 +46,8 @@ export class AddressBook {
     const order = Array.from({ length: count }, (_, i) => (this.current + i) % count);
     const time = now();
     const well = order.find((i) => (this.avoidUntil[i] as number) <= time);
-    const chosen = well ?? order.reduce((a, b) => ((this.avoidUntil[b] as number) < (this.avoidUntil[a] as number) ? b : a));
+    const chosen =
+      well ?? order.reduce((a, b) => ((this.avoidUntil[b] as number) < (this.avoidUntil[a] as number) ? b : a));
     this.current = chosen;
     return this.addresses[chosen] as Address;
   }
@@ -214,7 +215,10 @@ export class DedicatedSource implements ConnectionSource {
       connection.close();
       throw closedError();
     } catch (error) {
-      opening.then((connection) => connection.close(), () => {});
+      opening.then(
+        (connection) => connection.close(),
+        () => {},
+      );
       throw error;
     }
   }
@@ -229,7 +233,10 @@ export class DedicatedSource implements ConnectionSource {
 async function within<T>(promise: Promise<T>, { deadline, signal }: Limit): Promise<T> {
   let stop = (): void => {};
   const limit = new Promise<never>((_, reject) => {
-    const timer = setTimeout(() => reject(transportError('no connection in time', false)), Math.max(0, deadline - now()));
+    const timer = setTimeout(
+      () => reject(transportError('no connection in time', false)),
+      Math.max(0, deadline - now()),
+    );
     const onAbort = (): void => reject(abortError(signal as AbortSignal));
     signal?.addEventListener('abort', onAbort);
     stop = () => {

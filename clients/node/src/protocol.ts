@@ -45,7 +45,14 @@ export type RequestOf<M extends Method> = Methods[M][0];
 export type ReplyOf<M extends Method> = Methods[M][1];
 
 /** Methods that change records. Of all others, nothing is ever applied. */
-export const WRITES: ReadonlySet<Method> = new Set(['put', 'remove', 'increment', 'touch', 'writeBatch', 'deleteRange']);
+export const WRITES: ReadonlySet<Method> = new Set([
+  'put',
+  'remove',
+  'increment',
+  'touch',
+  'writeBatch',
+  'deleteRange',
+]);
 
 const REPLIES: { [M in Method]: new () => ReplyOf<M> } = {
   hello: wire.HelloReply,
@@ -164,7 +171,9 @@ class FrameDecoder extends TBinaryProtocol {
 
   private take(bytes: number): number {
     if (bytes < 0 || bytes > this.left) {
-      throw new MalformedFrame(`${bytes} bytes are wanted at ${this.position} of a frame of ${this.frame.length} bytes`);
+      throw new MalformedFrame(
+        `${bytes} bytes are wanted at ${this.position} of a frame of ${this.frame.length} bytes`,
+      );
     }
     const at = this.position;
     this.position += bytes;

@@ -75,7 +75,8 @@ export abstract class ReadOperations {
 
   /**
    * The rows of a range, in the byte order of their keys. Without a snapshot, each page shows its own moment: a record
-   * that exists during the whole scan is returned exactly once, and one that is written meanwhile may be missed or seen.
+   * that exists during the whole scan is returned exactly once, and one that is written meanwhile may be missed or
+   * seen.
    *
    * @example
    * ```ts

@@ -78,7 +78,8 @@ export class ScanPages {
     const limitRows = Number.isFinite(rows) ? rows : 0;
     const reply = await this.invoker.invoke({
       method: 'scan',
-      kind: this.base.snapshot ? 'none' : 'read',
+      // Not every replica has a snapshot, so a level that may ask any does not go with one.
+      kind: this.base.snapshot || this.base.since ? 'none' : 'read',
       options: this.options,
       request: new wire.ScanRequest({ ...this.base, cursor, limit_rows: limitRows }),
       ...(this.base.slices ? { needs: 'slices' } : {}),

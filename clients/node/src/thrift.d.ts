@@ -6,7 +6,7 @@ declare module 'thrift' {
     TApplicationException: new () => { type: number; message: string; read(input: unknown): void };
   };
 
-  /** The parts that src/protocol.ts does not override; see node_modules/thrift/lib/nodejs/lib/thrift/binary_protocol.js. */
+  /** The parts that src/protocol.ts does not override. */
   export class TBinaryProtocol {
     constructor(transport: unknown, strictRead?: boolean, strictWrite?: boolean);
     readFieldBegin(): { fname: null; ftype: number; fid: number };

@@ -20,9 +20,12 @@ export interface KvRecord {
   readonly expiresAtMs: bigint;
 }
 
+/** @internal Tests put another one in its place. */
+export const clock = { now: (): number => performance.now() };
+
 /** @internal Monotonic time in ms. */
 export function now(): number {
-  return performance.now();
+  return clock.now();
 }
 
 /** @internal */

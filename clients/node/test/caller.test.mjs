@@ -1,7 +1,14 @@
 // Repeated calls: names of writes, waiting, deadlines, and what is said of the outcome.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { Client, DeadlineError, DiskFullError, SnapshotGoneError, TransportError, UnavailableError } from '../dist/index.js';
+import {
+  Client,
+  DeadlineError,
+  DiskFullError,
+  SnapshotGoneError,
+  TransportError,
+  UnavailableError,
+} from '../dist/index.js';
 import { answer, big, fakeServer, FEATURES, i64, plausible, types } from './fake_server.mjs';
 
 function clientOf(t, server, options = {}) {
@@ -19,12 +26,16 @@ function scripted(t, scripts, options) {
 const cut = (call) => call.cut();
 const busy = (retryAfterMs) => (call) =>
   call.error({ code: 8, message: 'busy', applied: 1, retryable: true, retry_after_ms: retryAfterMs });
-const failed = (promise) => promise.then(() => assert.fail('it did not fail'), (error) => error);
+const failed = (promise) =>
+  promise.then(
+    () => assert.fail('it did not fail'),
+    (error) => error,
+  );
 
 test('a write that is repeated has its name and its first time', async (t) => {
   const server = await scripted(t, [cut, cut, busy(20)]);
   const client = clientOf(t, server);
-  assert.equal((await client.increment('k', 2n ** 62n)), 2n ** 62n);
+  assert.equal(await client.increment('k', 2n ** 62n), 2n ** 62n);
   assert.equal(server.calls.length, 4);
   const [{ context: one }] = server.calls;
   assert.equal(one.client_id.length, 16);
@@ -32,8 +43,10 @@ test('a write that is repeated has its name and its first time', async (t) => {
   const age = big(one.first_sent_ms) - server.nowMs;
   assert.ok(age >= 0n && age < 5000n, `first_sent_ms is ${age} ms after hello`);
   for (const { context } of server.calls) {
-    assert.deepEqual([context.client_id, big(context.sequence), big(context.first_sent_ms)],
-      [one.client_id, 1n, big(one.first_sent_ms)]);
+    assert.deepEqual(
+      [context.client_id, big(context.sequence), big(context.first_sent_ms)],
+      [one.client_id, 1n, big(one.first_sent_ms)],
+    );
   }
 });
 
@@ -46,7 +59,12 @@ test('lanes are used again, one write at a time', async (t) => {
     waiting.splice(0).forEach(answer);
   };
   for (let round = 0; round < 3; ++round) {
-    const writes = [client.put('a', '1'), client.remove('b'), client.touch('c', { ttlMs: 5 }), client.batch().put('d', '1').write()];
+    const writes = [
+      client.put('a', '1'),
+      client.remove('b'),
+      client.touch('c', { ttlMs: 5 }),
+      client.batch().put('d', '1').write(),
+    ];
     await answerAll(4);
     await Promise.all(writes);
   }
@@ -55,7 +73,10 @@ test('lanes are used again, one write at a time', async (t) => {
   const lanes = new Set(names.map((name) => name.split('/')[0]));
   assert.equal(lanes.size, 4);
   for (const lane of lanes) {
-    assert.deepEqual(names.filter((name) => name.startsWith(lane)).map((name) => name.split('/')[1]), ['1', '2', '3']);
+    assert.deepEqual(
+      names.filter((name) => name.startsWith(lane)).map((name) => name.split('/')[1]),
+      ['1', '2', '3'],
+    );
   }
 });
 
@@ -80,17 +101,27 @@ test('what has no name: reads, deleteRange, level one, and writes to a server th
   await client.get('k');
   await client.deleteRange({ prefix: 'k' });
   await client.put('k', 'v', { level: 'one' });
-  assert.deepEqual(server.calls.map((call) => call.name), [null, null, null]);
+  assert.deepEqual(
+    server.calls.map((call) => call.name),
+    [null, null, null],
+  );
 
   const features = FEATURES.filter((feature) => feature !== 'idempotent_writes');
   const old = await scripted(t, [busy(1), cut], { features });
   const error = await failed(clientOf(t, old).put('k', 'v'));
   assert.ok(error instanceof TransportError && error.applied === 'UNKNOWN', error.stack);
-  assert.deepEqual(old.calls.map((call) => call.name), [null, null], 'refused with NO: repeated; lost: not');
+  assert.deepEqual(
+    old.calls.map((call) => call.name),
+    [null, null],
+    'refused with NO: repeated; lost: not',
+  );
 });
 
 test('a deadline says NO only if every try certainly did nothing', async (t) => {
-  for (const [scripts, applied] of [[[busy(30), busy(30), busy(1000)], 'NO'], [[cut, busy(30), busy(1000)], 'UNKNOWN']]) {
+  for (const [scripts, applied] of [
+    [[busy(30), busy(30), busy(1000)], 'NO'],
+    [[cut, busy(30), busy(1000)], 'UNKNOWN'],
+  ]) {
     const server = await scripted(t, scripts);
     const began = performance.now();
     const error = await failed(clientOf(t, server).put('k', 'v', { timeoutMs: 1000 }));
@@ -124,17 +155,24 @@ test('what cannot get better is not repeated, and a read never changed anything'
 test('all keys are read again if one could not be', async (t) => {
   const server = await scripted(t, [
     (call) => {
-      const items = [{ record: { found: false } }, { error: new types.KvError({ code: 8, retryable: true, retry_after_ms: 1 }) }];
+      const items = [
+        { record: { found: false } },
+        { error: new types.KvError({ code: 8, retryable: true, retry_after_ms: 1 }) },
+      ];
       call.reply(new types.MultiGetReply({ items }));
     },
   ]);
   const records = await clientOf(t, server).multiGet(['a', 'b']);
-  assert.deepEqual(records.map((record) => record.value.toString()), ['a', 'b']);
+  assert.deepEqual(
+    records.map((record) => record.value.toString()),
+    ['a', 'b'],
+  );
   assert.equal(server.calls.length, 2);
 });
 
 test('the highest HLC of all replies and errors is sent, to servers with clocks', async (t) => {
-  const with_ = (hlc) => (call) => call.reply(Object.assign(plausible(call), { context: { hlc: i64(hlc), write: writeContext } }));
+  const with_ = (hlc) => (call) =>
+    call.reply(Object.assign(plausible(call), { context: { hlc: i64(hlc), write: writeContext } }));
   function writeContext(out) {
     new types.ReplyContext({ hlc: this.hlc }).write(out);
   }
@@ -146,22 +184,36 @@ test('the highest HLC of all replies and errors is sent, to servers with clocks'
   await client.get('k');
   await failed(client.get('k'));
   await client.get('k');
-  assert.deepEqual(server.calls.map((call) => big(call.context.hlc)), [null, high, high, high + 1n]);
+  assert.deepEqual(
+    server.calls.map((call) => big(call.context.hlc)),
+    [null, high, high, high + 1n],
+  );
 
   const old = await scripted(t, [with_(high)], { features: [] });
   const other = clientOf(t, old);
   await other.get('k');
   await other.get('k');
-  assert.deepEqual(old.calls.map((call) => call.context.hlc), [null, null]);
+  assert.deepEqual(
+    old.calls.map((call) => call.context.hlc),
+    [null, null],
+  );
 });
 
 test('a key or value that is changed after the call is sent as it was', async (t) => {
   const server = await scripted(t, [cut, cut]);
   const [key, bytes] = [Buffer.from('key'), new Uint8Array([1, 2, 3])];
-  const put = clientOf(t, server).put(key, bytes);
+  const client = clientOf(t, server);
+  const put = client.put(key, bytes);
+  const batch = client.batch().put(key, bytes, { ifValue: bytes }).condition(key, { ifValue: bytes });
   key.fill(0);
   bytes.fill(0);
   await put;
+  await batch.write();
+  const { ops, conditions } = server.calls.pop().request;
+  for (const copy of [ops[0].value, ops[0].condition.value, conditions[0].condition.value]) {
+    assert.deepEqual([...copy], [1, 2, 3]);
+  }
+  assert.deepEqual([ops[0].key.toString(), conditions[0].key.toString()], ['key', 'key']);
   for (const { request } of server.calls) {
     assert.deepEqual([request.key.toString(), [...request.value]], ['key', [1, 2, 3]]);
   }
@@ -178,12 +230,24 @@ test('levels, expiry and conditions on the wire', async (t) => {
   await client.put('k', 'v', { ttl: 'clear' });
   assert.deepEqual(
     server.calls.map(({ context }) => [context.level ?? 0, context.max_staleness_ms ?? 0]),
-    [[5, 70], [4, 0], [0, 0], [3, 0], [2, 0], [3, 0]],
+    [
+      [5, 70],
+      [4, 0],
+      [0, 0],
+      [3, 0],
+      [2, 0],
+      [3, 0],
+    ],
   );
   const [put, absolute, clear] = server.of('put').map((call) => call.request);
-  assert.deepEqual([put.ttl_mode, big(put.ttl_ms), absolute.ttl_mode, big(absolute.expires_at_ms), clear.ttl_mode],
-    [1, 2n ** 40n, 3, 7n, 2]);
-  assert.deepEqual([big(put.condition.version), put.condition.value.length, put.condition.exists], [2n ** 60n, 0, true]);
+  assert.deepEqual(
+    [put.ttl_mode, big(put.ttl_ms), absolute.ttl_mode, big(absolute.expires_at_ms), clear.ttl_mode],
+    [1, 2n ** 40n, 3, 7n, 2],
+  );
+  assert.deepEqual(
+    [big(put.condition.version), put.condition.value.length, put.condition.exists],
+    [2n ** 60n, 0, true],
+  );
   assert.equal(absolute.condition, null);
   await assert.rejects(client.put('k', 'v', { ttlMs: 1, ttl: 'clear' }), TypeError);
   await assert.rejects(client.get('k', { level: 'some' }), TypeError);

@@ -19,7 +19,10 @@ test('no bit of an i64 is lost, in either direction', () => {
     const request = new types.IncrementRequest({ key: Buffer.from('k'), delta: value });
     const call = readCall(body(encodeCall('increment', 7, context, request)));
     assert.deepEqual([call.method, call.sequence], ['increment', 7]);
-    assert.deepEqual([big(call.context.sequence), big(call.context.hlc), big(call.request.delta)], [value, value, value]);
+    assert.deepEqual(
+      [big(call.context.sequence), big(call.context.hlc), big(call.request.delta)],
+      [value, value, value],
+    );
 
     const success = new types.WriteResult({ applied: true, version: i64(value), number: i64(value) });
     const reply = decode(replyFrame('increment', 7, { success })).success;
@@ -54,7 +57,9 @@ test('errors and refusals are told apart', () => {
 });
 
 test('what is no reply is malformed', () => {
-  const good = replyFrame('get', 1, { success: new types.GetReply({ record: { found: true, value: Buffer.from('abc') } }) });
+  const good = replyFrame('get', 1, {
+    success: new types.GetReply({ record: { found: true, value: Buffer.from('abc') } }),
+  });
   assert.ok(decode(good).success);
   const malformed = {
     'neither reply nor error': body(replyFrame('get', 1, {})),
@@ -63,7 +68,8 @@ test('what is no reply is malformed', () => {
     'an old message without a version': Buffer.from([0, 0, 0, 3, 0x67, 0x65, 0x74, 2, 0, 0, 0, 1, 0]),
     empty: Buffer.alloc(0),
   };
-  for (let length = 0; length < body(good).length; ++length) malformed[`cut at ${length}`] = body(good).subarray(0, length);
+  for (let length = 0; length < body(good).length; ++length)
+    malformed[`cut at ${length}`] = body(good).subarray(0, length);
   for (const [what, frame] of Object.entries(malformed)) {
     assert.throws(() => decodeReply(frame).read(), MalformedFrame, what);
   }
@@ -82,7 +88,11 @@ test('random damage to a reply is malformed or another reply, and nothing else',
     state = (Math.imul(state, 1103515245) + 12345) & 0x7fffffff;
     return Math.floor((state / 0x80000000) * below);
   };
-  const rows = Array.from({ length: 5 }, (_, i) => ({ key: Buffer.from(`k${i}`), value: Buffer.alloc(9), version: i64(9n) }));
+  const rows = Array.from({ length: 5 }, (_, i) => ({
+    key: Buffer.from(`k${i}`),
+    value: Buffer.alloc(9),
+    version: i64(9n),
+  }));
   const good = body(replyFrame('scan', 1, { success: new types.ScanReply({ rows, cursor: Buffer.from('c') }) }));
   for (let i = 0; i < 5000; ++i) {
     const frame = Buffer.from(good);

@@ -14,7 +14,10 @@ export async function use(): Promise<void> {
   }
   const counted: bigint = await client.withSnapshot((open: Snapshot) => open.count({ start: 'a', end: 'b' }));
   for await (const change of client.watch({ afterVersion: snapshot.version })) console.log(change.removed, counted);
-  const { results } = await client.writeBatch([{ type: 'put', key: 'k', value: 'v', ifExists: false }, { type: 'remove', key: 'l' }]);
+  const { results } = await client.writeBatch([
+    { type: 'put', key: 'k', value: 'v', ifExists: false },
+    { type: 'remove', key: 'l' },
+  ]);
   const session = client.session();
   await session.get('k', { level: 'session' });
   try {
