@@ -7,7 +7,7 @@ import { toI32 } from './values';
 
 /** Options of snapshot. */
 export interface SnapshotOptions extends CallOptions {
-  /** How long it lives after it was opened or renewed, in ms. Default: a minute. */
+  /** How long it lives after it was opened or renewed, in ms, ten minutes at most. 0, the default, is a minute. */
   ttlMs?: number;
   /** Renew it in the background, at a third of its ttl. Default: true. */
   autoRenew?: boolean;
@@ -15,6 +15,7 @@ export interface SnapshotOptions extends CallOptions {
 
 /** @internal */
 export const DEFAULT_SNAPSHOT_TTL_MS = 60_000;
+const MAX_SNAPSHOT_TTL_MS = 600_000;
 
 /**
  * Everything as it was at one moment. Close it: it keeps replaced data on the disks of the nodes.
@@ -81,15 +82,16 @@ export class Snapshot extends ReadOperations {
 
   // The reads notice if it is gone, so a failure is not told here.
   private renewInBackground(): void {
+    const thirdMs = Math.min(this.ttlMs || DEFAULT_SNAPSHOT_TTL_MS, MAX_SNAPSHOT_TTL_MS) / 3;
     this.timer = setTimeout(() => {
-      this.renew(this.ttlMs, { timeoutMs: Math.max(1, this.ttlMs / 3) }).then(
+      this.renew(this.ttlMs, { timeoutMs: Math.max(1, thirdMs) }).then(
         () => this.timer && this.renewInBackground(),
         (error: unknown) => {
           const again = error instanceof PandoError && error.retryable;
           if (again && this.timer) this.renewInBackground();
         },
       );
-    }, this.ttlMs / 3);
+    }, thirdMs);
     this.timer.unref();
   }
 
