@@ -8,26 +8,47 @@ import java.util.Map;
  * that this client does not know.
  */
 public final class ErrorCode {
+  /** The request is wrong. */
   public static final int BAD_REQUEST = pandoConstants.BAD_REQUEST;
+  /** The request exceeds a limit. */
   public static final int TOO_LARGE = pandoConstants.TOO_LARGE;
+  /** The server cannot verify the caller's identity. */
   public static final int UNAUTHENTICATED = pandoConstants.UNAUTHENTICATED;
+  /** The caller may not do this. */
   public static final int DENIED = pandoConstants.DENIED;
+  /** A node was asked that is not the master. */
   public static final int NOT_MASTER = pandoConstants.NOT_MASTER;
+  /** The server does not know yet where the record is. */
   public static final int STALE_MAP = pandoConstants.STALE_MAP;
+  /** The partition is moving. */
   public static final int MOVING = pandoConstants.MOVING;
+  /** The server has too much to do. */
   public static final int OVERLOADED = pandoConstants.OVERLOADED;
+  /** The time of the call is over. */
   public static final int DEADLINE = pandoConstants.DEADLINE;
+  /** The partition has no master now, or it is not known any more what came of a write. */
   public static final int UNAVAILABLE = pandoConstants.UNAVAILABLE;
+  /** A replica lacks what a read asks for. */
   public static final int TOO_STALE = pandoConstants.TOO_STALE;
+  /** The snapshot has ended. */
   public static final int SNAPSHOT_GONE = pandoConstants.SNAPSHOT_GONE;
+  /** The cursor or position belongs to another request, or is damaged. */
   public static final int BAD_CURSOR = pandoConstants.BAD_CURSOR;
+  /** The session's token belongs to another cluster, or is damaged. */
   public static final int TOKEN_MISMATCH = pandoConstants.TOKEN_MISMATCH;
+  /** A disk is full. */
   public static final int DISK_FULL = pandoConstants.DISK_FULL;
+  /** Data on a disk is damaged. */
   public static final int CORRUPT = pandoConstants.CORRUPT;
+  /** The server has a bug. */
   public static final int INTERNAL = pandoConstants.INTERNAL;
+  /** Reserved. */
   public static final int QUOTA_EXCEEDED = pandoConstants.QUOTA_EXCEEDED;
+  /** Reserved. */
   public static final int CANCELLED = pandoConstants.CANCELLED;
+  /** The changes after the position are no longer kept. */
   public static final int FEED_GONE = pandoConstants.FEED_GONE;
+  /** What the session has seen was lost. */
   public static final int SESSION_LOST = pandoConstants.SESSION_LOST;
   /** Not sent by a server: the connection failed, or what came over it was no valid reply. */
   public static final int TRANSPORT = -1;
