@@ -1,0 +1,254 @@
+package dev.pando.client;
+
+import java.time.Duration;
+import java.util.Collection;
+import java.util.List;
+import java.util.Optional;
+import java.util.concurrent.CompletableFuture;
+
+/**
+ * What can be asked of a cluster, by calls that return a future. {@link PandoAsyncClient} and {@link AsyncSession} have
+ * these methods.
+ *
+ * <p>The methods and their errors are those of {@link KvCommands}; a future fails with the {@link PandoException} that
+ * the other would throw. Futures complete on {@link ClientOptions.Builder#callbackExecutor}. A future that is cancelled
+ * ends the tries, but a request that was sent may still be carried out. Arrays that are passed in must not change until
+ * the future completes.
+ */
+public abstract class KvAsyncCommands {
+  KvAsyncCommands() {}
+
+  abstract <T> CompletableFuture<T> execute(Call<T> call);
+
+  abstract PandoAsyncClient client();
+
+  /** As {@link #get(byte[], ReadOptions)}. */
+  public CompletableFuture<Optional<KvRecord>> get(byte[] key) {
+    return get(key, ReadOptions.create());
+  }
+
+  /** As {@link #get(byte[], ReadOptions)}. */
+  public CompletableFuture<Optional<KvRecord>> get(String key) {
+    return get(Bytes.utf8(key), ReadOptions.create());
+  }
+
+  /** Reads a record. Returns empty if there is none. */
+  public CompletableFuture<Optional<KvRecord>> get(byte[] key, ReadOptions options) {
+    return execute(Calls.get(key, options));
+  }
+
+  /** As {@link #get(byte[], ReadOptions)}. */
+  public CompletableFuture<Optional<KvRecord>> get(String key, ReadOptions options) {
+    return get(Bytes.utf8(key), options);
+  }
+
+  /** As {@link #multiGet(Collection, ReadOptions)}. */
+  public CompletableFuture<List<Optional<KvRecord>>> multiGet(Collection<byte[]> keys) {
+    return multiGet(keys, ReadOptions.create());
+  }
+
+  /** As {@link #multiGet(Collection, ReadOptions)}. */
+  public CompletableFuture<List<Optional<KvRecord>>> multiGet(String... keys) {
+    return multiGet(Calls.utf8(keys), ReadOptions.create());
+  }
+
+  /**
+   * Reads several records. Each is read on its own, unless the options name a snapshot. Returns one entry for each key,
+   * in their order; empty where there is no record.
+   */
+  public CompletableFuture<List<Optional<KvRecord>>> multiGet(Collection<byte[]> keys, ReadOptions options) {
+    return execute(Calls.multiGet(keys, options));
+  }
+
+  /** As {@link #put(byte[], byte[], WriteOptions)}. */
+  public CompletableFuture<WriteResult> put(byte[] key, byte[] value) {
+    return put(key, value, WriteOptions.create());
+  }
+
+  /** As {@link #put(byte[], byte[], WriteOptions)}. */
+  public CompletableFuture<WriteResult> put(String key, String value) {
+    return put(Bytes.utf8(key), Bytes.utf8(value), WriteOptions.create());
+  }
+
+  /**
+   * Creates or replaces a record. An existing one keeps its expiry unless the options say otherwise. If a condition of
+   * the options does not hold, the result says so.
+   */
+  public CompletableFuture<WriteResult> put(byte[] key, byte[] value, WriteOptions options) {
+    return execute(Calls.put(key, value, options));
+  }
+
+  /** As {@link #put(byte[], byte[], WriteOptions)}. */
+  public CompletableFuture<WriteResult> put(String key, String value, WriteOptions options) {
+    return put(Bytes.utf8(key), Bytes.utf8(value), options);
+  }
+
+  /** As {@link #remove(byte[], WriteOptions)}. */
+  public CompletableFuture<WriteResult> remove(byte[] key) {
+    return remove(key, WriteOptions.create());
+  }
+
+  /** As {@link #remove(byte[], WriteOptions)}. */
+  public CompletableFuture<WriteResult> remove(String key) {
+    return remove(Bytes.utf8(key), WriteOptions.create());
+  }
+
+  /** Removes a record. If there is none, that succeeds and changes nothing. */
+  public CompletableFuture<WriteResult> remove(byte[] key, WriteOptions options) {
+    return execute(Calls.remove(key, options));
+  }
+
+  /** As {@link #remove(byte[], WriteOptions)}. */
+  public CompletableFuture<WriteResult> remove(String key, WriteOptions options) {
+    return remove(Bytes.utf8(key), options);
+  }
+
+  /**
+   * Adds to a number, which is kept as decimal text; a missing record counts as 0. {@link WriteResult#number()} is the
+   * sum. Fails with BAD_REQUEST if the value is no number or the sum has more than 64 bits.
+   */
+  public CompletableFuture<WriteResult> increment(byte[] key, long delta, WriteOptions options) {
+    return execute(Calls.increment(key, delta, options));
+  }
+
+  /** As {@link #increment(byte[], long, WriteOptions)}. */
+  public CompletableFuture<WriteResult> increment(String key, long delta, WriteOptions options) {
+    return increment(Bytes.utf8(key), delta, options);
+  }
+
+  /**
+   * Changes the expiry of a record, and leaves its value as it is. The options must say which expiry. If there is no
+   * record, the result is not applied.
+   */
+  public CompletableFuture<WriteResult> touch(byte[] key, WriteOptions options) {
+    return execute(Calls.touch(key, options));
+  }
+
+  /** As {@link #touch(byte[], WriteOptions)}. */
+  public CompletableFuture<WriteResult> touch(String key, WriteOptions options) {
+    return touch(Bytes.utf8(key), options);
+  }
+
+  /** Sends several writes together. Each has a result of its own, which may be an error. */
+  public CompletableFuture<BatchResult> writeBatch(WriteBatch batch) {
+    return execute(Calls.writeBatch(batch));
+  }
+
+  /** Reads one page of a scan. Continue with the page's cursor in the options. */
+  public CompletableFuture<ScanPage> scanPage(KeyRange range, ScanOptions options) {
+    return execute(Calls.scan(range, options, options.cursor, options.limit));
+  }
+
+  /** As {@link #count(KeyRange, ReadOptions)}. */
+  public CompletableFuture<Long> count(KeyRange range) {
+    return count(range, ReadOptions.create());
+  }
+
+  /** Counts the records of a range. */
+  public CompletableFuture<Long> count(KeyRange range, ReadOptions options) {
+    return execute(Calls.count(range, options));
+  }
+
+  /** As {@link #aggregate(KeyRange, ReadOptions)}. */
+  public CompletableFuture<Aggregate> aggregate(KeyRange range) {
+    return aggregate(range, ReadOptions.create());
+  }
+
+  /** Returns sums over the records of a range, in a time that hardly depends on its size. */
+  public CompletableFuture<Aggregate> aggregate(KeyRange range, ReadOptions options) {
+    return execute(Calls.aggregate(range, options));
+  }
+
+  /** As {@link #splitRange(KeyRange, int, ReadOptions)}. */
+  public CompletableFuture<List<RangePart>> splitRange(KeyRange range, int parts) {
+    return splitRange(range, parts, ReadOptions.create());
+  }
+
+  /**
+   * Splits a range into 2 to 256 parts with about equally many records, for parallel jobs. Returns fewer if there are
+   * few records.
+   */
+  public CompletableFuture<List<RangePart>> splitRange(KeyRange range, int parts, ReadOptions options) {
+    return execute(Calls.splitRange(range, parts, options));
+  }
+  /** Adds 1 to a number; completes with the sum. See {@link #increment(byte[], long, WriteOptions)}. */
+  public CompletableFuture<Long> increment(byte[] key) {
+    return increment(key, 1);
+  }
+
+  /** Adds 1 to a number; completes with the sum. See {@link #increment(byte[], long, WriteOptions)}. */
+  public CompletableFuture<Long> increment(String key) {
+    return increment(key, 1);
+  }
+
+  /** Adds to a number; completes with the sum. See {@link #increment(byte[], long, WriteOptions)}. */
+  public CompletableFuture<Long> increment(byte[] key, long delta) {
+    return increment(key, delta, WriteOptions.create()).thenApply(result -> result.number().orElseThrow());
+  }
+
+  /** Adds to a number; completes with the sum. See {@link #increment(byte[], long, WriteOptions)}. */
+  public CompletableFuture<Long> increment(String key, long delta) {
+    return increment(Bytes.utf8(key), delta);
+  }
+
+  /** As {@link #scan(KeyRange, ScanOptions)}. */
+  public AsyncScan scan(KeyRange range) {
+    return scan(range, ScanOptions.create());
+  }
+
+  /** Reads the records of a range in the order of their keys, page by page as it is asked for them. */
+  public AsyncScan scan(KeyRange range, ScanOptions options) {
+    return new AsyncScan(this, range, options);
+  }
+
+  /** As {@link #deleteRange(KeyRange, DeleteOptions)}. */
+  public CompletableFuture<Long> deleteRange(KeyRange range) {
+    return deleteRange(range, DeleteOptions.create());
+  }
+
+  /** Removes the records of a range; completes with their number. See {@link KvCommands#deleteRange}. */
+  public CompletableFuture<Long> deleteRange(KeyRange range, DeleteOptions options) {
+    return deleteRest(range, options, Bytes.EMPTY, 0);
+  }
+
+  private CompletableFuture<Long> deleteRest(KeyRange range, DeleteOptions options, byte[] cursor, long before) {
+    return execute(Calls.deleteRange(range, options, cursor)).thenCompose(part -> {
+      long removed = before + part.removed();
+      if (part.cursor().length == 0) return CompletableFuture.completedFuture(removed);
+      return deleteRest(range, options, part.cursor(), removed);
+    });
+  }
+
+  /** Opens a snapshot with a lifetime of a minute, which is renewed in the background until it is closed. */
+  public CompletableFuture<AsyncSnapshot> snapshot() {
+    return snapshot(Snapshot.DEFAULT_TTL, true);
+  }
+
+  /** Opens a snapshot with this lifetime, which is renewed in the background until it is closed. */
+  public CompletableFuture<AsyncSnapshot> snapshot(Duration ttl) {
+    return snapshot(ttl, true);
+  }
+
+  /**
+   * Opens a snapshot of one moment of the whole cluster.
+   *
+   * @param ttl its lifetime, unless it is renewed
+   * @param renew whether the client renews it in the background until it is closed
+   */
+  public CompletableFuture<AsyncSnapshot> snapshot(Duration ttl, boolean renew) {
+    return execute(Calls.openSnapshot(ttl)).thenApply(opened -> new AsyncSnapshot(this, opened, ttl, renew));
+  }
+
+  /** Watches the keys that begin with a prefix. As {@link #watch(byte[], WatchOptions)}. */
+  public AsyncWatch watch(String prefix, WatchOptions options) {
+    return watch(Bytes.utf8(prefix), options);
+  }
+
+  /**
+   * Waits for changes of the records whose keys begin with a prefix. Watches use connections of their own. It never
+   * misses a change silently, but may report one twice.
+   */
+  public AsyncWatch watch(byte[] prefix, WatchOptions options) {
+    return new AsyncWatch(client(), prefix, options);
+  }
+}
