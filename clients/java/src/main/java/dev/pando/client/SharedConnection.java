@@ -202,13 +202,18 @@ final class SharedConnection {
   private void take(Codec.Envelope envelope) {
     int id = envelope.message().seqid;
     if (abandoned.remove(id)) return;
-    Request request = pending.get(id);
+    boolean greeted = server != null;
+    Request request = pending.remove(id);
     if (request == null) {
       throw new ProtocolException(address + " answered with the sequence id " + id + ", which nobody waits for", null);
     }
-    request.handler.replied(envelope);  // throws if it is not the reply, and is then told of that as of a loss
-    pending.remove(id);
-    used |= server != null;
+    try {
+      request.handler.replied(envelope);
+    } catch (RuntimeException e) {
+      pending.put(id, request);  // it was not the reply, so the handler is told that the request is lost
+      throw e;
+    }
+    used |= greeted;
   }
 
   /**
