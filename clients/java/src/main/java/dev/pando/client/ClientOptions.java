@@ -21,7 +21,7 @@ public final class ClientOptions {
   final Executor callbackExecutor;
 
   private ClientOptions(Builder builder) {
-    addresses = List.copyOf(builder.addresses);
+    addresses = builder.addresses.stream().distinct().toList();
     timeout = builder.timeout;
     connectTimeout = builder.connectTimeout;
     poolSize = builder.poolSize;
