@@ -139,6 +139,7 @@ class AsyncTest {
       assertEquals(2, server.connections.get());
       timedOut.countDown();
       assertEquals("k1", patient.join().orElseThrow().valueAsString());
+      assertEquals(3, server.requests("get").size());
     }
   }
 

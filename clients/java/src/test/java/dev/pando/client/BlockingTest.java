@@ -228,6 +228,25 @@ class BlockingTest {
     }
   }
 
+  /** An address that is given twice is one: its failures count for both. */
+  @Test
+  void anAddressIsAvoidedAfterItFailed() {
+    List<Address> addresses = ClientOptions.builder("a:1", "b:1", "a:1").build().addresses;
+    assertEquals(2, addresses.size());
+    AddressBook book = new AddressBook(addresses);
+    Address first = book.choose();
+    assertEquals(first, book.choose());
+    book.failed(first);
+    Address second = book.choose();
+    assertFalse(first.equals(second));
+    assertTrue(book.hasFresh());
+    book.failed(second);
+    assertFalse(book.hasFresh());
+    assertEquals(first, book.choose());
+    book.worked(second);
+    assertEquals(second, book.choose());
+  }
+
   @Test
   void lanesComeBackOnlyIfTheOutcomeIsKnown() {
     LanePool lanes = new LanePool();
