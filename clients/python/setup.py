@@ -36,5 +36,7 @@ class CopyIdlAndPack(sdist):
                 shutil.rmtree(copy.parent)
 
 
+if not (HERE / "pando" / "_generated").exists():  # setuptools looks for the packages before it builds them
+    generate()
 setup(cmdclass={"build_py": GenerateAndBuild, "sdist": CopyIdlAndPack},
       packages=["pando", "pando._generated"], package_data={"pando": ["py.typed"]})

@@ -10139,7 +10139,9 @@ func (p *SplitRangeReply) String() string {
 // A snapshot shows everything at one moment. If it holds a write, it holds all writes acknowledged before that one.
 //
 // Attributes:
-//   - TTLMs: Its lifetime unless it is renewed; 0 = a minute. A snapshot keeps replaced pages on disk, so release it.
+//   - TTLMs: Its lifetime unless it is renewed, ten minutes at most; 0 = a minute. A snapshot keeps replaced pages on disk, so
+//
+// release it.
 type OpenSnapshotRequest struct {
 	TTLMs int32 `thrift:"ttl_ms,1" db:"ttl_ms" json:"ttl_ms"`
 }
@@ -10251,7 +10253,7 @@ func (p *OpenSnapshotRequest) String() string {
 
 // Attributes:
 //   - Snapshot
-//   - TTLMs: Counted from now; 0 = a minute. No snapshot outlives the server's age limit.
+//   - TTLMs: Counted from now, ten minutes at most; 0 = a minute. No snapshot outlives the server's age limit.
 type RenewSnapshotRequest struct {
 	Snapshot []byte `thrift:"snapshot,1" db:"snapshot" json:"snapshot"`
 	TTLMs    int32  `thrift:"ttl_ms,2" db:"ttl_ms" json:"ttl_ms"`
