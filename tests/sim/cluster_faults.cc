@@ -373,9 +373,12 @@ void ClusterWorld::NoteLostReplicas(const Node& node) {
 // One at a time: two of three replicas that lose what they have acknowledged are more than the protocol promises.
 void ClusterWorld::LoseDisk(Node& node) {
   if (node.state == State::kDown || plot_goes_on_ || !WhyNotInSync().empty() || HasLostReplica()) return;
-  if (!random_.Chance(0.5)) {
+  // An image of the process that runs has the start counter of the topology: nobody could know later that it is old.
+  const bool known_as_old = node.backup && node.backup_life < node.life;
+  if (!random_.Chance(0.5) || (node.backup && !known_as_old)) {
     Say("an image is taken of the disk of {}", node.name());
     node.backup = node.machine->Image(random_.Next());
+    node.backup_life = node.life;
     return;
   }
   NoteLostReplicas(node);

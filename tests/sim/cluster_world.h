@@ -118,6 +118,7 @@ class ClusterWorld {
     bool loses_disk = false;        // before its next start
     std::optional<SimDisk> image;   // what its disk is at its next start
     std::optional<SimDisk> backup;  // an old image
+    uint64_t backup_life = 0;       // the process that ran when it was taken
     std::string name() const { return fmt::format("node {}", id); }
   };
   struct Call {
