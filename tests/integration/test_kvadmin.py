@@ -244,8 +244,8 @@ class KvadminTest(unittest.TestCase):
         self.assertEqual(summary["records"], len(records))
         self.assertEqual(summary["bytes"], b64_file.stat().st_size)
         parsed = list(csv.reader(io.StringIO(b64_file.read_text(), newline="")))
-        self.assertEqual(parsed[0], ["key_b64", "value_b64", "expires_at_ms"])
-        self.assertEqual([(base64.b64decode(k), base64.b64decode(v)) for k, v, _ in parsed[1:]], expected)
+        self.assertEqual(parsed[0], ["key_b64", "value_b64", "version", "expires_at_ms"])
+        self.assertEqual([(base64.b64decode(k), base64.b64decode(v)) for k, v, _, _ in parsed[1:]], expected)
         self.assertEqual(sorted(p.name for p in self.root.glob("rt*")), ["rt.csv", "rt.csv.manifest", "rt64.csv", "rt64.csv.manifest"],
                          "files were left over")
 

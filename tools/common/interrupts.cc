@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <climits>
 #include <csignal>
@@ -19,7 +20,7 @@ constexpr int kSignals[] = {SIGINT, SIGTERM, SIGHUP};
 
 volatile std::sig_atomic_t received = 0;
 int wake_pipe[2] = {-1, -1};
-int shields = 0;
+std::atomic<int> shields = 0;
 
 void OnSignal(int signal) {
   const int saved = errno;

@@ -5,7 +5,8 @@
 //
 // A command that has nothing to clean up does not call Install(), and the signal itself ends it.
 //
-// Threads: one. The state is per process, like the signals themselves.
+// Threads: any, except Install() and EndBySignal(). The state is per process, like the signals themselves, so a Shield
+// also holds for the other threads.
 #pragma once
 
 #include <cstdint>

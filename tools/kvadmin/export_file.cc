@@ -45,8 +45,8 @@ std::vector<std::string> WordsOf(const std::string& identity) {
   std::vector<std::string> words;
   std::istringstream in(identity);
   for (std::string word; in >> word;) {
-    const bool begins =
-        word.find('=') != std::string::npos || word == "csv" || word == "jsonl" || word == "latest" || word == "base64";
+    const bool begins = word.find('=') != std::string::npos || word == "csv" || word == "jsonl" || word == "parquet" ||
+                        word == "latest" || word == "base64";
     if (begins || words.empty()) {
       words.push_back(word);
     } else {
@@ -72,7 +72,7 @@ std::string Difference(const std::string& there, const std::string& here) {
 // Whether this is what Save writes. The file may be damaged, or another program's.
 bool IsState(const nlohmann::json& state) {
   if (!state.is_object()) return false;
-  for (const char* name : {"export", "cursor_b64", "snapshot_b64"}) {
+  for (const char* name : {"export", "next_key_b64", "snapshot_b64"}) {
     if (!state.contains(name) || !state[name].is_string()) return false;
   }
   for (const char* name : {"bytes", "rows"}) {
@@ -169,11 +169,14 @@ Status ExportFile::LoadState(Position* position) {
                  "or start over, without --resume",
                  state_, Difference(identity, identity_));
   }
-  ASSIGN_OR_RETURN(position->cursor, Base64Decode(state["cursor_b64"].get<std::string>()));
+  ASSIGN_OR_RETURN(position->next_key, Base64Decode(state["next_key_b64"].get<std::string>()));
   ASSIGN_OR_RETURN(position->snapshot, Base64Decode(state["snapshot_b64"].get<std::string>()));
   position->bytes = state["bytes"];
   position->rows = state["rows"];
   if (state.contains("sums") && state["sums"].is_string()) position->sums = state["sums"];
+  if (state.contains("footer_b64") && state["footer_b64"].is_string()) {
+    ASSIGN_OR_RETURN(position->footer, Base64Decode(state["footer_b64"].get<std::string>()));
+  }
   std::error_code error;
   uint64_t there = fs::file_size(partial_, error);
   if (error || there < position->bytes) {
@@ -227,12 +230,13 @@ Status ExportFile::Save(const Position& position) {
 Status ExportFile::WriteState(const Position& position) {
   nlohmann::json state;
   state["export"] = identity_;
-  state["cursor_b64"] = Base64Encode(position.cursor);
+  state["next_key_b64"] = Base64Encode(position.next_key);
   state["snapshot_b64"] = Base64Encode(position.snapshot);
   state["bytes"] = bytes_;
   state["file_hash"] = hash();
   state["rows"] = position.rows;
   state["sums"] = position.sums;
+  if (!position.footer.empty()) state["footer_b64"] = Base64Encode(position.footer);
   std::string next = state_ + ".next";
   std::ofstream out(next, std::ios::trunc);
   out << state.dump() << '\n';

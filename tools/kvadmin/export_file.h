@@ -1,5 +1,5 @@
 // ExportFile: the output file of an export. Rows go to FILE.partial. Save records the progress
-// (scan cursor, bytes and their hash, rows, sums) in FILE.partial.state, so that an interrupted export can be resumed.
+// (the next key, bytes and their hash, rows, sums) in FILE.partial.state, so that an interrupted export can be resumed.
 // Then the bytes are read again, and must still have that hash: a change of the file meanwhile is found.
 // Finish syncs FILE.partial, renames it to FILE, and writes FILE.manifest. Standard output uses neither file and cannot
 // be resumed. Without Finish, the destructor removes both files unless the export can be resumed.
@@ -22,10 +22,11 @@ namespace pando::admin {
 class ExportFile {
  public:
   struct Position {
-    std::string cursor;    // the scan's cursor after the last row written
+    std::string next_key;  // all rows below it are written, and none of the others; empty = nothing is
     std::string snapshot;  // the snapshot that the scan reads; empty = none
     uint64_t bytes = 0, rows = 0;
-    std::string sums;  // VerifiedRows::Save; empty: the rows are not verified
+    std::string sums = {};    // of these rows, as commands/export.cc writes them
+    std::string footer = {};  // what the end of the file needs (ExportFormatEnds::Save)
   };
 
   ExportFile() = default;

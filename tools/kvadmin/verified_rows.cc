@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "src/base/hash.h"
@@ -96,35 +95,6 @@ Status VerifiedRows::Differs(const api::AggregateRequest& asked, const api::Aggr
       "node, and kvadmin verify for a cluster, and report it",
       Bound(asked.start_key, encoding_, "the first key"), Bound(asked.end_key, encoding_, "the last key"), prefix,
       part_.count, part_.bytes, part_.hashes[1], reply.count, reply.bytes, static_cast<uint64_t>(reply.content_hash));
-}
-
-std::string VerifiedRows::Save() const {
-  nlohmann::json saved;
-  saved["start_b64"] = Base64Encode(range_.start);
-  saved["end_b64"] = Base64Encode(range_.end);
-  saved["last_key_b64"] = Base64Encode(last_key_);
-  saved["part"] = {part_.count, part_.bytes, part_.hashes[0], part_.hashes[1]};
-  saved["verified"] = {verified_.count, verified_.bytes, verified_.content_hash};
-  return saved.dump();
-}
-
-Status VerifiedRows::Restore(const std::string& saved) {
-  const nlohmann::json json = nlohmann::json::parse(saved, nullptr, false);
-  const auto numbers = [&json](const char* name, size_t count) {
-    return json.is_object() && json.contains(name) && json[name].is_array() && json[name].size() == count &&
-           std::all_of(json[name].begin(), json[name].end(), [](const auto& n) { return n.is_number_unsigned(); });
-  };
-  const auto text = [&json](const char* name) { return json.contains(name) && json[name].is_string(); };
-  if (!numbers("part", 4) || !numbers("verified", 3) || !text("start_b64") || !text("end_b64") ||
-      !text("last_key_b64")) {
-    return Error(Code::kInvalidArgument, "what was read so far cannot be verified: an older kvadmin has read it");
-  }
-  ASSIGN_OR_RETURN(range_.start, Base64Decode(json["start_b64"].get<std::string>()));
-  ASSIGN_OR_RETURN(range_.end, Base64Decode(json["end_b64"].get<std::string>()));
-  ASSIGN_OR_RETURN(last_key_, Base64Decode(json["last_key_b64"].get<std::string>()));
-  part_ = {json["part"][0], json["part"][1], {json["part"][2], json["part"][3]}};
-  verified_ = {json["verified"][0], json["verified"][1], json["verified"][2]};
-  return Status();
 }
 
 }  // namespace pando::admin

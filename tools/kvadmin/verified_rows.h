@@ -52,11 +52,6 @@ class VerifiedRows {
   // Of all rows that were compared. The hash is that of the store.
   const RangeAggregates& verified() const { return verified_; }
 
-  // For a command that is interrupted and continued: what Check and verified() need, as text.
-  std::string Save() const;
-  // REQUIRES: nothing was added yet. kInvalidArgument: `saved` is not from Save.
-  Status Restore(const std::string& saved);
-
  private:
   struct Part {
     uint64_t count = 0, bytes = 0;

@@ -236,7 +236,7 @@ TEST_F(FilesTest, AnExportThatIsNotResumedForgetsTheStateOfTheOneBefore) {
     ExportFile first;
     ASSERT_TRUE(first.Open(In("x"), "all", /*resume=*/false, &position).ok());
     ASSERT_TRUE(first.Write("old rows\n").ok());
-    ASSERT_TRUE(first.Save({"cursor", "snapshot", 0, 1, ""}).ok());
+    ASSERT_TRUE(first.Save({"next", "snapshot", 0, 1, ""}).ok());
     EXPECT_TRUE(first.resumable());
   }
   {
@@ -249,7 +249,7 @@ TEST_F(FilesTest, AnExportThatIsNotResumedForgetsTheStateOfTheOneBefore) {
   ExportFile third;
   ASSERT_TRUE(third.Open(In("x"), "all", /*resume=*/true, &position).ok());
   EXPECT_EQ(position.bytes, 0u) << "the file would mix two moments";
-  EXPECT_EQ(position.cursor, "");
+  EXPECT_EQ(position.next_key, "");
 }
 
 TEST_F(FilesTest, AnExportGoesOnWhereItsStateSays) {
@@ -258,7 +258,7 @@ TEST_F(FilesTest, AnExportGoesOnWhereItsStateSays) {
     ExportFile first;
     ASSERT_TRUE(first.Open(In("x"), "all", /*resume=*/false, &position).ok());
     ASSERT_TRUE(first.Write("1\n").ok());
-    ASSERT_TRUE(first.Save({"cursor", "snapshot", 0, 1, "sums"}).ok());
+    ASSERT_TRUE(first.Save({"next", "snapshot", 0, 1, "sums", "PAR1\xff"}).ok());
     ASSERT_TRUE(first.Write("2\n").ok());
     // Only one writer at a time is allowed.
     ExportFile other;
@@ -280,10 +280,11 @@ TEST_F(FilesTest, AnExportGoesOnWhereItsStateSays) {
   Put("x.partial", "1\n7\n");  // what came after the saved position is written again
   ExportFile second;
   ASSERT_TRUE(second.Open(In("x"), "all", /*resume=*/true, &position).ok());
-  EXPECT_EQ(position.cursor, "cursor");
+  EXPECT_EQ(position.next_key, "next");
   EXPECT_EQ(position.snapshot, "snapshot");
   EXPECT_EQ(position.rows, 1u);
   EXPECT_EQ(position.sums, "sums");
+  EXPECT_EQ(position.footer, "PAR1\xff");
   ASSERT_TRUE(second.Write("2, again\n").ok());
   EXPECT_EQ(second.hash(), fmt::format("{:016x}", Hash64("1\n2, again\n")));
   ASSERT_TRUE(second.Finish("{}").ok());
@@ -297,7 +298,7 @@ TEST_F(FilesTest, AnExportSaysWhatDiffersFromTheOneToContinue) {
     ExportFile first;
     ASSERT_TRUE(first.Open(In("x"), "node=router of cluster 1 csv start= prefix= latest", false, &position).ok());
     ASSERT_TRUE(first.Write("1\n").ok());
-    ASSERT_TRUE(first.Save({"cursor", "", 0, 1, ""}).ok());
+    ASSERT_TRUE(first.Save({"next", "", 0, 1, ""}).ok());
   }
   ExportFile second;
   const Status status = second.Open(In("x"), "node=router of cluster 2 csv start= prefix=42 latest", true, &position);
@@ -329,8 +330,8 @@ TEST_F(FilesTest, AnExportedFileIsComparedWithItsManifest) {
 }
 
 TEST_F(FilesTest, AnExportRefusesAStateThatIsNone) {
-  const std::string good = R"("export": "all", "cursor_b64": "", "snapshot_b64": "", "bytes": 0, "rows": 0)";
-  for (const std::string damage : {R"("cursor_b64": 5)", R"("export": {})", R"("snapshot_b64": null)",
+  const std::string good = R"("export": "all", "next_key_b64": "", "snapshot_b64": "", "bytes": 0, "rows": 0)";
+  for (const std::string damage : {R"("next_key_b64": 5)", R"("export": {})", R"("snapshot_b64": null)",
                                    R"("bytes": "many")", R"("bytes": -1)", R"("rows": [])", R"("rows": 1.5)"}) {
     Put("x.partial.state", "{" + good + ", " + damage + "}");  // the last of two members counts
     ExportFile file;
@@ -339,7 +340,7 @@ TEST_F(FilesTest, AnExportRefusesAStateThatIsNone) {
     EXPECT_EQ(status.code(), Code::kInvalidArgument) << damage;
     EXPECT_THAT(status.message(), HasSubstr("is not the state of an export")) << damage;
   }
-  for (const char* other : {"", "[]", "5", "{}", "{\"cursor_b64\": \"\"}"}) {
+  for (const char* other : {"", "[]", "5", "{}", "{\"next_key_b64\": \"\"}"}) {
     Put("x.partial.state", other);
     ExportFile file;
     ExportFile::Position position;

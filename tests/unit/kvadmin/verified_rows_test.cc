@@ -158,25 +158,6 @@ TEST_F(VerifiedRowsTest, AKeyOfTheGreatestLengthEndsAPart) {
   EXPECT_EQ(KeyAfter(std::string(kMaxKeyBytes, '\xff')), "");
 }
 
-TEST_F(VerifiedRowsTest, AnInterruptedComparisonGoesOn) {
-  VerifiedRows first = Of();
-  first.Add(Rows("", "k30"));
-  ASSERT_TRUE(first.Check(false).ok());
-  first.Add(Rows("k30", "k45"));
-  const std::string saved = first.Save();
-  for (const bool complete : {true, false}) {
-    VerifiedRows second = Of();
-    ASSERT_TRUE(second.Restore(saved).ok());
-    second.Add(Rows(complete ? "k45" : "k46", "z"));
-    EXPECT_EQ(second.Check(true).ok(), complete);
-    EXPECT_EQ(second.verified().count, complete ? 100u : 30u);
-    EXPECT_EQ(asked_.back().start_key, std::string("k29\0", 4)) << "the part began there";
-  }
-  for (const char* wrong : {"", "{}", "[]", "x", R"({"part": [1, 2, 3, -4], "verified": [1, 2, 3]})"}) {
-    EXPECT_EQ(Of().Restore(wrong).code(), Code::kInvalidArgument) << wrong;
-  }
-}
-
 TEST_F(VerifiedRowsTest, AStoreThatCannotTellIsNoMismatch) {
   Code code = Code::kUnavailable;
   VerifiedRows sums(

@@ -240,6 +240,9 @@ void Summarise(const Globals& globals, const LoadWriters& writer, const Rejects&
 Result<ExitCode> Load(const Globals& globals, const LoadOptions& options) {
   // First, because the client installs the signal handlers that make reading interruptible.
   Client client(globals.target);
+  if (!options.format && options.file.ends_with(".parquet")) {
+    return Error(Code::kInvalidArgument, "{}: load reads JSON lines and CSV, not Parquet", options.file);
+  }
   RETURN_IF_ERROR(CheckAgainstManifest(options.file));
   ASSIGN_OR_RETURN(std::unique_ptr<InputFile> input, InputFile::Open(options.file));
   auto reader = MakeRecordReader(options.format.value_or(FormatOfFile(options.file)), input->stream());

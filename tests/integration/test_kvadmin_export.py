@@ -1,0 +1,268 @@
+#!/usr/bin/python3
+"""kvadmin export for reporting jobs: CSV and Parquet as other programs read them, parts that are read side by
+side, resumed exports, through routers of a cluster whose masters move and whose nodes die.
+
+Parquet is read by pyarrow, which Debian does not have: ./dev test installs it into build/pyarrow. PANDO_PYARROW names
+another Python that has it.
+"""
+
+import base64
+import csv
+import datetime
+import json
+import os
+import pathlib
+import random
+import re
+import shutil
+import subprocess
+import unittest
+
+from cluster_process import Cluster
+from kvadmin_harness import FLAGS, start, wait_until
+from kvadmin_process import OK, USAGE, run
+from node_process import ROOT, NodeProcess, temporary_directory
+from router_process import RouterProcess
+
+PYARROW = pathlib.Path(os.environ.get("PANDO_PYARROW") or ROOT / "build/pyarrow/bin/python")
+SEED = int(os.environ.get("PANDO_SEED", random.randrange(1 << 32)))
+
+READ_PARQUET = """
+import base64, json, sys
+import pyarrow.parquet as pq
+file = pq.ParquetFile(sys.argv[1], page_checksum_verification=True)
+table = file.read()
+text = lambda b: base64.b64encode(b).decode()
+groups = []
+for i in range(file.metadata.num_row_groups):
+    group = file.metadata.row_group(i)
+    columns = []
+    for c in range(group.num_columns):
+        column, s = group.column(c), group.column(c).statistics
+        columns.append({"compression": column.compression, "nulls": s.null_count, "has_min_max": s.has_min_max,
+                        "values": s.num_values})
+    key = group.column(0).statistics
+    groups.append({"rows": group.num_rows, "bytes": group.total_byte_size, "columns": columns, "key_min": text(key.min_raw),
+                   "key_max": text(key.max_raw)})
+print(json.dumps({
+    "schema": [[field.name, str(field.type), field.nullable] for field in table.schema],
+    "groups": groups,
+    "rows": [[text(k), text(v), version, expiry.timestamp() * 1000 if expiry else None]
+             for k, v, version, expiry in zip(*(column.to_pylist() for column in table.columns))]}))
+"""
+
+
+def read_parquet(path):
+    if not PYARROW.exists():
+        raise AssertionError(f"{PYARROW} is missing, with which this test reads Parquet. ./dev test makes it; by hand: "
+                             f"python3 -m venv build/pyarrow && build/pyarrow/bin/pip install pyarrow")
+    done = subprocess.run([PYARROW, "-c", READ_PARQUET, path], capture_output=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr.decode()
+    file = json.loads(done.stdout)
+    file["rows"] = [(base64.b64decode(k), base64.b64decode(v), version, expiry) for k, v, version, expiry in file["rows"]]
+    return file
+
+
+def json_lines(records):
+    """`records`: (key, value, expires_at_ms or 0)."""
+    return "".join(json.dumps({"key_b64": base64.b64encode(k).decode(), "value_b64": base64.b64encode(v).decode(),
+                               **({"expires_at_ms": expiry} if expiry else {})}) + "\n" for k, v, expiry in records).encode()
+
+
+def manifest_of(path):
+    return json.loads(pathlib.Path(f"{path}.manifest").read_text())
+
+
+class AtOneNode(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        print(f"replay: PANDO_SEED={SEED} tests/integration/test_kvadmin_export.py")
+        cls.directory = temporary_directory("export")
+        cls.addClassCleanup(shutil.rmtree, cls.directory, ignore_errors=True)
+        cls.node = NodeProcess(cls.directory / "node", [*FLAGS, "--memory_limit_mb=512"]).start()
+        cls.addClassCleanup(cls.node.kill)
+        cls.server = f"{cls.node.host}:{cls.node.port}"
+        dice = random.Random(SEED)
+        later = int(datetime.datetime.now().timestamp() * 1000) + 3600_000
+        cls.odd = []  # keys and values with all bytes, and long keys whose statistics are cut
+        for i in range(700):
+            value = dice.choice([b"", b"plain", b'a "quoted", value\r\n', dice.randbytes(dice.randrange(3000)), "ä€".encode()])
+            cls.odd.append((b"odd/%04d/" % i + dice.randbytes(dice.choice([0, 5, 300])), value,
+                            later + i if i % 3 == 0 else 0))
+        cls.odd.sort()
+        cls.many = [(b"many/%06d" % i, b"%06d" % i + dice.randbytes(700).hex().encode(), 0) for i in range(40_000)]
+        for records in cls.odd, cls.many:
+            done = run("load", "-q", "-", server=cls.server, stdin=json_lines(records))
+            assert done.code == OK, done.err
+
+    def kv(self, *arguments, expect=OK):
+        done = run(*arguments, server=self.server)
+        self.assertEqual(done.code, expect, f"kvadmin {arguments}: {done.out}{done.err}")
+        return done
+
+    def rows(self, *arguments):
+        return [json.loads(line) for line in self.kv("--json", "scan", "--limit", "0", *arguments).out.splitlines()]
+
+    def test_csv(self):
+        target = self.directory / "odd.csv"
+        done = self.kv("export", "-o", target, "--prefix", "odd/")
+        with open(target, newline="", encoding="latin-1") as file:
+            rows = list(csv.reader(file, strict=True))
+        self.assertEqual(rows[0], ["key", "value", "version", "expires_at_ms"])
+        self.assertEqual([(k.encode("latin-1"), v.encode("latin-1"), int(e or 0)) for k, v, _, e in rows[1:]], self.odd)
+        self.assertEqual([row[2] for row in rows[1:]], [row["version"] for row in self.rows("--prefix", "odd/")])
+        self.assertTrue(target.read_bytes().endswith(b"\r\n"))
+        strange = int(re.search(r"(\d+) records have keys or values that are not UTF-8", done.err).group(1))
+        self.assertEqual(manifest_of(target)["records_not_utf8"], strange)
+
+        def is_text(data):
+            try:
+                return data.decode() is not None
+            except UnicodeDecodeError:
+                return False
+
+        self.assertEqual(strange, sum(not (is_text(k) and is_text(v)) for k, v, _ in self.odd))
+
+    def test_parquet(self):
+        for options in [], ["--compression", "none"]:
+            target = self.directory / "odd.parquet"
+            self.kv("export", "-o", target, "--prefix", "odd/", *options)
+            file = read_parquet(target)
+            self.assertEqual(file["schema"], [["key", "binary", False], ["value", "binary", False], ["version", "int64", False],
+                                              ["expires_at_ms", "timestamp[ms, tz=UTC]", True]])
+            self.assertEqual([(k, v, int(e or 0)) for k, v, _, e in file["rows"]], self.odd)
+            self.assertEqual([row[2] for row in file["rows"]], [int(row["version"]) for row in self.rows("--prefix", "odd/")])
+            self.assertEqual(len(file["groups"]), 1)
+            group = file["groups"][0]
+            self.assertEqual([column["nulls"] for column in group["columns"]], [0, 0, 0, sum(e == 0 for _, _, e in self.odd)])
+            self.assertEqual({column["compression"] for column in group["columns"]}, {"UNCOMPRESSED" if options else "ZSTD"})
+            least, most = base64.b64decode(group["key_min"]), base64.b64decode(group["key_max"])
+            self.assertTrue(least <= self.odd[0][0] and self.odd[-1][0] <= most)
+            self.assertLessEqual(max(len(least), len(most)), 64)
+        damaged = bytearray(target.read_bytes())
+        damaged[5000] ^= 1
+        target.write_bytes(damaged)
+        self.assertRaises(AssertionError, read_parquet, target)  # the CRC of the page
+        self.assertIn("not Parquet", self.kv("load", target, expect=USAGE).err)
+
+    def test_parts_are_read_side_by_side(self):
+        sums = self.kv("--json", "aggregate").json()
+        one = self.directory / "one.jsonl"
+        self.kv("export", "-o", one, "--parallel", "1", "--snapshot", "now")
+        expected = self.odd + self.many
+        self.assertEqual(len(one.read_bytes().splitlines()), len(expected))
+        for parallel in 2, 7:
+            target = self.directory / f"{parallel}.jsonl"
+            self.kv("export", "-o", target, "--parallel", parallel)
+            self.assertEqual(target.read_bytes(), one.read_bytes())
+            self.assertEqual({name: manifest_of(target)[name] for name in ("records", "bytes", "content_hash")},
+                             {"records": sums["count"], "bytes": sums["bytes"], "content_hash": sums["content_hash"]})
+        self.assertEqual(self.kv("export", "-q").raw, one.read_bytes())
+        target = self.directory / "groups.parquet"
+        self.kv("export", "-o", target, "--row-group-mb", "2", "--start", "many/000100", "--end", "many/039900")
+        file = read_parquet(target)
+        self.assertEqual([(k, v, 0) for k, v, _, _ in file["rows"]], self.many[100:39900])
+        self.assertGreater(len(file["groups"]), 10)
+        self.assertLess(max(group["bytes"] for group in file["groups"]), 5 << 20)
+        self.assertEqual(self.kv("export", "-q", "--prefix", "nothing/").raw, b"")
+        self.kv("export", "-q", "--prefix", "nothing/", "-o", self.directory / "nothing.parquet")
+        self.assertEqual(read_parquet(self.directory / "nothing.parquet")["rows"], [])
+
+    def test_an_interrupted_export_goes_on(self):
+        for name in "resumed.parquet", "resumed.csv":
+            target = self.directory / name
+            whole = self.directory / f"whole-{name}"
+            options = ["--prefix", "many/", "--row-group-mb", "1", "--save-every-mb", "0", "--page-rows", "300"]
+            self.kv("export", "-q", "-o", whole, *options)
+            state = self.directory / f"{name}.partial.state"
+            with start("export", "-q", "-o", target, *options, server=self.server) as process:
+                wait_until(lambda: process.poll() is not None or (state.exists() and json.loads(state.read_text())["rows"] > 3000),
+                           "its first rows")
+                self.assertIsNone(process.poll(), "it was too fast to be killed")
+                process.kill()
+            self.kv("export", "-q", "-o", target, "--prefix", "many/", "--resume",
+                    *(["--compression", "none"] if "parquet" in name else ["--base64"]), expect=USAGE)
+            done = self.kv("export", "-o", target, *options, "--resume")
+            self.assertIn("resuming after", done.err)
+            self.assertEqual({key: value for key, value in manifest_of(target).items() if key in ("records", "content_hash", "bytes")},
+                             {key: value for key, value in manifest_of(whole).items() if key in ("records", "content_hash", "bytes")})
+            if "parquet" in name:
+                self.assertEqual([(k, v, 0) for k, v, _, _ in read_parquet(target)["rows"]], self.many)
+            else:
+                self.assertEqual(target.read_bytes(), whole.read_bytes())
+
+    def test_files_of_parts(self):
+        sums = self.kv("--json", "aggregate", "--prefix", "many/").json()
+        whole = self.kv("export", "-q", "--prefix", "many/").raw
+        target = self.directory / "parts"
+        options = ["-o", target, "--prefix", "many/", "--parts", "5", "--page-rows", "200", "--save-every-mb", "0"]
+        with start("export", "-q", *options, server=self.server) as process:
+            wait_until(lambda: process.poll() is not None or (target / "part-00001.jsonl.partial.state").exists(), "a second file")
+            self.assertIsNone(process.poll(), "it was too fast to be killed")
+            process.kill()
+        self.assertFalse((target / "manifest.json").exists())
+        self.assertIn("--resume continues it", run("export", *options, server=self.server).err)
+        first = (target / "part-00000.jsonl").stat()
+        self.kv("export", "-q", *options, "--resume")
+        self.assertEqual((target / "part-00000.jsonl").stat().st_mtime_ns, first.st_mtime_ns)
+        manifest = json.loads((target / "manifest.json").read_text())
+        self.assertEqual((manifest["records"], manifest["bytes"], manifest["content_hash"], manifest["verified"]),
+                         (sums["count"], sums["bytes"], sums["content_hash"], True))
+        self.assertEqual([file["file"] for file in manifest["files"]], [f"part-{i:05}.jsonl" for i in range(5)])
+        self.assertEqual(b"".join((target / file["file"]).read_bytes() for file in manifest["files"]), whole)
+        self.assertFalse((target / "export.plan").exists())
+        self.assertIn("is not empty", run("export", *options, server=self.server).err)
+
+    def test_max_impact(self):
+        target = self.directory / "gentle.jsonl"
+        done = self.kv("--json", "export", "-o", target, "--prefix", "many/0000", "--max-impact", "1000")
+        impact = done.json()["impact"]
+        self.assertGreater(impact["p99_before_ms"], 0)
+        self.assertEqual(impact["gets_failed"], 0)
+        self.assertEqual(len(target.read_bytes().splitlines()), 100)
+        self.kv("export", "--max-impact", "0", expect=USAGE)
+
+
+class ThroughRouters(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.directory = temporary_directory("export-routers")
+        cls.addClassCleanup(shutil.rmtree, cls.directory, ignore_errors=True)
+        cls.cluster = Cluster(cls.directory).start()
+        cls.addClassCleanup(cls.cluster.kill)
+        addresses = [node.address for node in cls.cluster.nodes.values()]
+        cls.routers = [RouterProcess(cls.directory / f"router-{i}.log", addresses).start() for i in range(2)]
+        for router in cls.routers:
+            cls.addClassCleanup(router.kill)
+            router.wait_http()
+        cls.servers = ",".join(router.address for router in cls.routers)
+        dice = random.Random(SEED)
+        cls.records = [(b"r/%05d" % i, dice.randbytes(900).hex().encode(), 0) for i in range(10_000)]
+        done = run("load", "-q", "-", server=cls.servers, stdin=json_lines(cls.records))
+        assert done.code == OK, done.err
+
+    def test_parquet_while_masters_move_and_a_router_dies(self):
+        self.cluster.wait_well()
+        target = self.directory / "all.parquet"
+        state = self.directory / "all.parquet.partial.state"
+        command = ["export", "-o", target, "--row-group-mb", "1", "--save-every-mb", "0", "--page-rows", "20"]
+        with start(*command, server=self.servers, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            wait_until(lambda: process.poll() is not None or (state.exists() and json.loads(state.read_text())["rows"] > 100),
+                       "its first rows")
+            self.assertIsNone(process.poll(), "the export was too fast to be disturbed")
+            for partition in (0, 3):
+                self.assertEqual(run("failover", partition, "--topology", self.cluster.topology).code, OK)
+            self.routers[0].kill()
+            out, err = process.communicate(timeout=120)
+        self.assertEqual(process.returncode, OK, out + err)
+        self.routers[0].start().wait_http()
+        self.assertEqual([(k, v, 0) for k, v, _, _ in read_parquet(target)["rows"]], self.records)
+        sums = run("--json", "aggregate", server=self.routers[1].address).json()
+        manifest = manifest_of(target)
+        self.assertEqual((manifest["records"], manifest["bytes"], manifest["content_hash"], manifest["verified"]),
+                         (sums["count"], sums["bytes"], sums["content_hash"], True))
+        self.assertGreater(int(manifest["snapshot_version"]), 1 << 56)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,193 @@
+#include "tools/kvadmin/range_readers.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "tools/common/interrupts.h"
+#include "tools/kvadmin/patience.h"
+#include "tools/kvadmin/verified_rows.h"
+
+namespace pando::admin {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr uint64_t kMaxSplit = 256;  // of splitRange
+
+}  // namespace
+
+RangeReaders::RangeReaders(Options options, const std::vector<Target>& targets) : options_(std::move(options)) {
+  CHECK(!options_.verify || !options_.range.snapshot.empty());
+  pending_.push_back({0, options_.range.start, options_.range.end, options_.expected, false});
+  for (const Target& target : targets) clients_.push_back(std::make_unique<Client>(target));
+  for (auto& client : clients_) threads_.emplace_back([this, client = client.get()] { Run(client); });
+}
+
+RangeReaders::~RangeReaders() {
+  {
+    std::lock_guard lock(mutex_);
+    stopped_ = true;
+  }
+  room_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+Result<std::optional<RangeReaders::Piece>> RangeReaders::Next(std::chrono::milliseconds most) {
+  std::unique_lock lock(mutex_);
+  const auto there = [this] { return !items_[wanted_part_].empty(); };
+  if (!came_.wait_for(lock, most, there)) return std::optional<Piece>();
+  std::deque<Item>& items = items_[wanted_part_];
+  Item item = std::move(items.front());
+  items.pop_front();
+  if (item.part_over) {
+    items_.erase(wanted_part_);
+    ++wanted_part_;
+  }
+  RETURN_IF_ERROR(item.piece.status());
+  buffered_bytes_ -= item.piece->encoded.bytes.size();
+  room_.notify_all();
+  return std::optional<Piece>(*std::move(item.piece));
+}
+
+void RangeReaders::Deliver(uint64_t part, Item item) {
+  const uint64_t bytes = item.piece.ok() ? item.piece->encoded.bytes.size() : 0;
+  std::unique_lock lock(mutex_);
+  room_.wait(lock,
+             [&] { return stopped_ || part == wanted_part_ || buffered_bytes_ + bytes <= options_.buffer_bytes; });
+  buffered_bytes_ += bytes;
+  items_[part].push_back(std::move(item));
+  came_.notify_one();
+}
+
+void RangeReaders::Pause(std::chrono::nanoseconds duration) {
+  constexpr int64_t kLookEveryMs = 50;  // whether the readers were stopped
+  const Clock::time_point end = Clock::now() + duration;
+  while (!stopped_) {
+    const int64_t left_ms = std::chrono::duration_cast<std::chrono::milliseconds>(end - Clock::now()).count();
+    if (left_ms <= 0 || !tools::Interrupts::Sleep(std::min(left_ms, kLookEveryMs))) return;
+  }
+}
+
+void RangeReaders::Run(Client* client) {
+  const std::unique_ptr<RowEncoder> encoder = MakeRowEncoder(options_.style);
+  while (!stopped_) {
+    std::optional<uint64_t> number;
+    Status status;
+    try {
+      Result<std::optional<Part>> part = TakePart(client);
+      if (part.ok() && !*part) return;
+      status = part.status();
+      if (part.ok()) {
+        number = (*part)->number;
+        status = ReadPart(client, encoder.get(), **part);
+      }
+    } catch (const std::exception& e) {  // out of memory
+      status = Error(Code::kIoError, "{}", e.what());
+    }
+    if (status.ok()) continue;
+    if (!number) {  // what would have been the next part
+      std::lock_guard lock(plan_mutex_);
+      number = next_part_++;
+      pending_.clear();
+    }
+    Deliver(*number, {std::move(status), true});
+    return;
+  }
+}
+
+template <typename Reply, typename Request>
+Result<Reply> RangeReaders::Ask(Client* client, KvMethod<Reply, Request> method, const Request& request) {
+  return Patience(options_.retry_ms)([&]() -> Result<Reply> {
+    if (stopped_) return Error(Code::kAborted, "the export has ended");
+    return client->Call(Client::Repeat::kSafe, method, request);
+  });
+}
+
+// Splits the first part of pending_ if it is too large. It stays if it cannot be split.
+Status RangeReaders::SplitFirst(Client* client) {
+  const Part whole = pending_.front();
+  api::SplitRangeRequest request;
+  SetRange(options_.range, &request);
+  request.start_key = whole.start;
+  request.end_key = whole.end;
+  const uint64_t parts = (whole.sums.bytes + options_.part_bytes - 1) / options_.part_bytes;
+  request.parts = static_cast<int32_t>(std::clamp<uint64_t>(parts, 2, std::min(kMaxSplit, whole.sums.count)));
+  ASSIGN_OR_RETURN(const api::SplitRangeReply reply, Ask(client, &api::KvIf::splitRange, request));
+  if (reply.parts.size() < 2) {
+    pending_.front().sums.count = 1;
+    return Status();
+  }
+  pending_.pop_front();
+  for (size_t i = reply.parts.size(); i-- > 0;) {
+    const api::RangePart& part = reply.parts[i];
+    const RangeAggregates sums{static_cast<uint64_t>(part.count), static_cast<uint64_t>(part.bytes), 0};
+    // The first and the last begin and end where this one does, whatever the reply has there.
+    pending_.push_front({0, i == 0 ? whole.start : part.start_key,
+                         i + 1 == reply.parts.size() ? whole.end : part.end_key, sums, false});
+  }
+  return Status();
+}
+
+Result<std::optional<RangeReaders::Part>> RangeReaders::TakePart(Client* client) {
+  std::lock_guard lock(plan_mutex_);
+  if (pending_.empty()) return std::optional<Part>();
+  const auto too_large = [this] {
+    const RangeAggregates& sums = pending_.front().sums;
+    return options_.part_bytes > 0 && sums.count > 1 && sums.bytes > options_.part_bytes + options_.part_bytes / 2;
+  };
+  while (too_large()) RETURN_IF_ERROR(SplitFirst(client));
+  Part part = std::move(pending_.front());
+  pending_.pop_front();
+  part.number = next_part_++;
+  part.last = pending_.empty();
+  return std::optional<Part>(std::move(part));
+}
+
+Status RangeReaders::ReadPart(Client* client, RowEncoder* encoder, const Part& part) {
+  Range range = options_.range;
+  range.start = part.start;
+  range.end = part.end;
+  std::optional<VerifiedRows> sums;
+  if (options_.verify) {
+    sums.emplace(range, /*reverse=*/false, options_.encoding, [this, client](const api::AggregateRequest& request) {
+      return Ask(client, &api::KvIf::aggregate, request);
+    });
+  }
+  api::ScanRequest request;
+  SetRange(range, &request);
+  request.limit_rows = options_.page_rows;
+  Piece piece;
+  uint64_t hash_before = 0;
+  std::string last_key;
+  Clock::time_point begun = Clock::now();
+  while (!stopped_) {
+    ASSIGN_OR_RETURN(const api::ScanReply page, Ask(client, &api::KvIf::scan, request));
+    encoder->Add(page.rows);
+    if (sums) sums->Add(page.rows);
+    const uint64_t bytes_before = piece.sums.bytes;
+    for (const api::Row& row : page.rows) piece.sums.Add({1, row.key.size() + row.value.size(), 0});
+    if (options_.pace) Pause(options_.pace(piece.sums.bytes - bytes_before));
+    if (!page.rows.empty()) last_key = page.rows.back().key;
+    request.cursor = page.cursor;
+    const bool over = page.cursor.empty();
+    const bool late = options_.piece_time.count() > 0 && Clock::now() - begun >= options_.piece_time;
+    const bool full = piece.sums.bytes >= options_.piece_bytes || late;
+    if (!over && !(full && piece.sums.count > 0)) continue;
+    if (sums) {
+      RETURN_IF_ERROR(sums->Check(over));
+      piece.sums.content_hash =
+          sums->verified().content_hash - std::exchange(hash_before, sums->verified().content_hash);
+    }
+    piece.encoded = encoder->Take();
+    piece.next_key = over ? part.end : KeyAfter(last_key);
+    piece.over = over && part.last;
+    Deliver(part.number, {std::move(piece), over});
+    if (over) break;
+    piece = Piece();
+    begun = Clock::now();
+  }
+  return Status();
+}
+
+}  // namespace pando::admin
