@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""kvadmin export for reporting jobs: CSV and Parquet as other programs read them, parts that are read side by
-side, resumed exports, through routers of a cluster whose masters move and whose nodes die.
+"""kvadmin export and report for reporting jobs: CSV and Parquet as other programs read them, parts that are read side by
+side, resumed exports, through routers of a cluster whose masters move and whose nodes die, and the figures of a range.
 
 Parquet is read by pyarrow, which Debian does not have: ./dev test installs it into build/pyarrow. PANDO_PYARROW names
 another Python that has it.
@@ -17,6 +17,7 @@ import re
 import shutil
 import subprocess
 import unittest
+import xml.dom.minidom
 
 from cluster_process import Cluster
 from kvadmin_harness import FLAGS, start, wait_until
@@ -213,6 +214,42 @@ class AtOneNode(unittest.TestCase):
         self.assertFalse((target / "export.plan").exists())
         self.assertIn("is not empty", run("export", *options, server=self.server).err)
 
+    def test_report(self):
+        expected = {}
+        for records in self.odd, self.many:
+            prefix = records[0][0].split(b"/")[0].decode() + "/"
+            expected[prefix] = (len(records), sum(len(k) + len(v) for k, v, _ in records))
+        sums = self.kv("--json", "aggregate").json()
+        report = self.kv("--json", "report").json()
+        self.assertEqual((report["records"], report["bytes"], report["content_hash"]),
+                         (sums["count"], sums["bytes"], sums["content_hash"]))
+        self.assertEqual([(p["prefix"], p["records"], p["bytes"]) for p in report["prefixes"]],
+                         sorted(((p, *e) for p, e in expected.items()), key=lambda row: -row[2]))
+        values = report["value_bytes"]
+        sizes = [len(v) for _, v, _ in self.odd + self.many]
+        self.assertEqual((values["measured"], values["sampled"], values["total"], values["largest"]),
+                         (len(sizes), False, sum(sizes), max(sizes)))
+        for bucket in values["histogram"]:
+            self.assertEqual(bucket["records"], sum(bucket["from"] <= size <= bucket["to"] for size in sizes))
+        self.assertEqual(sum(bucket["records"] for bucket in values["histogram"]), len(sizes))
+
+        report = self.kv("--json", "report", "--prefix", "many/", "--prefix-bytes", "2", "--max-prefixes", "3", "--top", "2",
+                         "--sample", "1000").json()
+        self.assertEqual([(p["prefix"], p["records"]) for p in report["prefixes"]], [("many/00", 10000), ("many/01", 10000)])
+        self.assertEqual((report["other_prefixes"]["records"], report["other_prefixes"]["prefixes"]), (10000, 1))
+        self.assertEqual((report["not_looked_at"]["records"], report["not_looked_at"]["from"]), (10000, "many/030000"))
+        self.assertTrue(report["value_bytes"]["sampled"])
+        self.assertTrue(500 < report["value_bytes"]["measured"] <= 1000)
+        self.assertEqual(report["value_bytes"]["p50"], 1406)
+
+        table = self.kv("report", "--start", "many/000100", "--end", "many/000200").out
+        self.assertRegex(table, r"(?m)^many/ +100 ")
+        self.assertIn("1024 to 2047", table)
+        picture = self.directory / "report.svg"
+        self.kv("report", "--format", "svg", "-o", picture)
+        self.assertEqual(xml.dom.minidom.parse(str(picture)).documentElement.tagName, "svg")
+        self.assertIn("records       0\n", self.kv("report", "--prefix", "nothing/").out)
+
     def test_max_impact(self):
         target = self.directory / "gentle.jsonl"
         done = self.kv("--json", "export", "-o", target, "--prefix", "many/0000", "--max-impact", "1000")
@@ -262,6 +299,12 @@ class ThroughRouters(unittest.TestCase):
         self.assertEqual((manifest["records"], manifest["bytes"], manifest["content_hash"], manifest["verified"]),
                          (sums["count"], sums["bytes"], sums["content_hash"], True))
         self.assertGreater(int(manifest["snapshot_version"]), 1 << 56)
+
+    def test_report(self):
+        self.cluster.wait_well()
+        report = run("--json", "report", server=self.routers[1].address).json()
+        self.assertEqual(report["prefixes"], [{"prefix": "r/", "records": 10_000, "bytes": 10_000 * 1807}])
+        self.assertEqual(report["value_bytes"]["p99"], 1800)
 
 
 if __name__ == "__main__":

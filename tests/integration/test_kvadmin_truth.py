@@ -71,6 +71,7 @@ class OutputTest(WithNode):
             "load": lambda: ["load", "-q", one],
             "export": lambda: ["export", "-q"],
             "export to a file": lambda: ["export", "-q", "-o", self.root / f"e{next(count)}"],
+            "report": lambda: ["report", "-q"],
             "status": lambda: ["status"],
             "checkpoint": lambda: ["checkpoint"],
             "hello": lambda: ["hello"],

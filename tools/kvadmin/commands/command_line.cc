@@ -45,6 +45,7 @@ void DescribeCommandLine(tools::Command app, Globals* globals) {
   AddWatchCommand(app, globals);
   AddLoadCommand(app, globals);
   AddExportCommand(app, globals);
+  AddReportCommand(app, globals);
   AddStatusCommand(app, globals);
   AddCheckpointCommand(app, globals);
   AddHelloCommand(app, globals);

@@ -52,6 +52,7 @@ void AddSplitCommand(tools::Command app, Globals* globals);
 void AddSnapshotCommand(tools::Command app, Globals* globals);
 void AddLoadCommand(tools::Command app, Globals* globals);
 void AddExportCommand(tools::Command app, Globals* globals);
+void AddReportCommand(tools::Command app, Globals* globals);
 void AddStatusCommand(tools::Command app, Globals* globals);
 void AddCheckpointCommand(tools::Command app, Globals* globals);
 void AddBackupCommand(tools::Command app, Globals* globals);
