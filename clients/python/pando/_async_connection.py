@@ -40,12 +40,13 @@ class AsyncConnection:
         deadline = time.monotonic() + timeout_s
         try:
             reader, writer = await asyncio.wait_for(asyncio.open_connection(*address, limit=1 << 20), timeout_s)
+            # A peer that has reset the connection meanwhile has closed the socket: these fail then.
+            sock = writer.get_extra_info("socket")
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         except (OSError, asyncio.TimeoutError) as error:
-            raise TransportError(f"cannot connect to {address[0]}:{address[1]}: {error or 'no answer in time'}",
-                                 sent=False) from error
-        sock = writer.get_extra_info("socket")
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            what = str(error) or "no answer in time"
+            raise TransportError(f"cannot connect to {address[0]}:{address[1]}: {what}", sent=False) from error
         connection = cls(address, reader, writer)
         connection._task = asyncio.ensure_future(connection._receive_loop())
         left_s = max(deadline - time.monotonic(), GRACE_S)

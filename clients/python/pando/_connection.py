@@ -26,11 +26,10 @@ class Connection:
         self._sequence = 0
         try:
             self._socket = socket.create_connection(address, timeout=max(timeout_s, 0.001))
+            self._set_options()
         except OSError as error:
             raise TransportError(f"cannot connect to {address[0]}:{address[1]}: {error}", sent=False) from error
         try:
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             budget_ms = max(1, int(timeout_s * 1000))
             self.server = Server(self.call("hello", ttypes.Context(budget_ms=budget_ms),
                                            requests.hello(client_name, ()), timeout_s))
@@ -44,6 +43,14 @@ class Connection:
             self.close()
             raise
         self.used = False
+
+    def _set_options(self) -> None:
+        try:
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        except OSError:  # on some systems these fail once the peer has reset the connection
+            self._socket.close()
+            raise
 
     def call(self, method: str, context: Any, request: Any, timeout_s: float) -> Any:
         """The reply's struct. Raises ServerRefused, TransportError or ProtocolError."""

@@ -1,16 +1,19 @@
 """Tests of what needs no server: python -m unittest discover clients/python/tests -p test_unit.py"""
 
+import asyncio
 import socket
 import struct
 import threading
 import time
 import unittest
+from unittest import mock
 
 import pando
 from pando import _codec as codec
 from pando import _core as core
 from pando import _requests as requests
-from pando._connection import Pool
+from pando._async_connection import AsyncConnection
+from pando._connection import Connection, Pool
 from pando._generated import Kv, constants, ttypes
 from pando.errors import Applied, server_error
 from thrift.protocol.TBinaryProtocol import TBinaryProtocol
@@ -246,6 +249,29 @@ class PoolTest(unittest.TestCase):
         while one.is_usable() and time.monotonic() < deadline:
             time.sleep(0.001)
         self.assertIsNot(pool.acquire(deadline), one)
+
+    def test_a_connection_that_is_reset_at_once_is_an_error_of_transport(self):
+        connect, open_connection = socket.create_connection, asyncio.open_connection
+
+        def connect_and_lose(*args, **kwargs):
+            sock = connect(*args, **kwargs)
+            sock.close()
+            return sock
+
+        async def open_and_lose(*args, **kwargs):
+            reader, writer = await open_connection(*args, **kwargs)
+            writer.transport.abort()
+            while writer.get_extra_info("socket").fileno() >= 0:
+                await asyncio.sleep(0)
+            return reader, writer
+
+        with mock.patch("socket.create_connection", connect_and_lose), self.assertRaises(pando.TransportError) as sync:
+            Connection(self.address, 5.0, "")
+        with mock.patch("asyncio.open_connection", open_and_lose), self.assertRaises(pando.TransportError) as later:
+            asyncio.run(AsyncConnection.connect(self.address, 5.0, "", []))
+        for raised in sync.exception, later.exception:
+            self.assertIs(raised.applied, Applied.NO)
+            self.assertIn(f"cannot connect to {self.address[0]}:{self.address[1]}", str(raised))
 
     def test_closed(self):
         pool = self.pool(1)
