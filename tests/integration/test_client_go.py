@@ -5,28 +5,19 @@ and README, and the conformance suite.
 It needs Go, which `./dev test` installs. Without Go it says so, and exits with 77 (skipped).
 """
 
-import os
+import functools
 import re
 import shutil
 import subprocess
 import sys
 
+import commands
 from node_process import BIN_DIR, NodeProcess, ROOT, temporary_directory
 
 CLIENT = ROOT / "clients" / "go"
 SKIPPED = 77
-# Nothing is fetched that the build has not fetched: no newer Go, and no checksums for a project that has none yet.
-ENVIRONMENT = {**os.environ, "GOTOOLCHAIN": "local", "GOSUMDB": "off", "PANDO_BIN_DIR": str(BIN_DIR.resolve())}
-
-
-def run(*command, cwd=CLIENT, timeout_s=500):
-    """What the command prints. It must succeed."""
-    print("$", *command, flush=True)
-    done = subprocess.run(list(map(str, command)), cwd=cwd, env=ENVIRONMENT, stdin=subprocess.DEVNULL,
-                          capture_output=True, text=True, timeout=timeout_s, check=False)
-    print(done.stdout + done.stderr, flush=True)
-    assert done.returncode == 0, f"exit code {done.returncode}"
-    return done.stdout
+ENVIRONMENT = {**commands.GO_ENVIRONMENT, "PANDO_BIN_DIR": str(BIN_DIR.resolve())}
+run = functools.partial(commands.run, cwd=CLIENT, environment=ENVIRONMENT)
 
 
 def check_code():

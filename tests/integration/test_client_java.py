@@ -6,28 +6,21 @@ It needs Maven, a JDK and the Thrift compiler, which `./dev test` installs. With
 (skipped).
 """
 
+import functools
 import os
 import re
 import shutil
 import subprocess
 import sys
 
+import commands
 from node_process import BIN_DIR, NodeProcess, ROOT, temporary_directory
 
 CLIENT = ROOT / "clients" / "java"
 SKIPPED = 77
 MAVEN = ("mvn", "-B", "-q")
 ENVIRONMENT = {**os.environ, "PANDO_BIN_DIR": str(BIN_DIR.resolve())}
-
-
-def run(*command, timeout_s=500):
-    """What the command prints. It must succeed."""
-    print("$", *command, flush=True)
-    done = subprocess.run(list(map(str, command)), cwd=CLIENT, env=ENVIRONMENT, stdin=subprocess.DEVNULL,
-                          capture_output=True, text=True, timeout=timeout_s, check=False)
-    print(done.stdout + done.stderr, flush=True)
-    assert done.returncode == 0, f"exit code {done.returncode}"
-    return done.stdout
+run = functools.partial(commands.run, cwd=CLIENT, environment=ENVIRONMENT)
 
 
 def check_programs(directory):
