@@ -133,7 +133,8 @@ class TestCluster:
         for partition, entry in self.cluster.partitions().items():
             if entry["master"] == number:
                 done = run("failover", partition, "--topology", self.cluster.topology)
-                if done.code != OK:
+                # An election may have been quicker than the handover: the master has moved all the same.
+                if done.code != OK and self.cluster.partitions()[partition]["master"] in (number, 0):
                     raise AssertionError(f"kvadmin failover {partition}: {done.out}{done.err}")
         return {"node": number}
 

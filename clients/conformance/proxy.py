@@ -15,6 +15,17 @@ from thrift.protocol.TBinaryProtocol import TBinaryProtocol
 from thrift.transport.TTransport import TMemoryBuffer
 
 ALTER_OTHER_METHOD = "renewSnapshot"
+LARGEST_INT32 = 0x7fffffff
+# What follows the head of a reply: the field 0 (success) is a struct (0c), in which a string (0b) or a list (0f) of
+# structs claims to be longer than the frame, or than nothing.
+FALSE_BODIES = {
+    "long_string": b"\x0c\0\0\x0b\0\x01\x7f\xff\xff\xff",
+    "negative_string": b"\x0c\0\0\x0b\0\x01\xff\xff\xff\xff\0\0",
+    "long_list": b"\x0c\0\0\x0f\0\x01\x0c\x7f\xff\xff\xff",
+    "negative_list": b"\x0c\0\0\x0f\0\x01\x0c\xff\xff\xff\xff\0\0",
+    "deep": b"\x0c\0\0" + b"\x0c\0\x63" * 100000,
+    "nothing": b"\0",
+}
 
 
 def decode(body):
@@ -253,9 +264,46 @@ class ProxiedConnection:
             self._send_to_client(encode_head(name, kind, sequence) + b"\x0c\x00\x00\xff\xff\xff\xff\x7f")
         elif what == "length":
             self.client.sendall(struct.pack(">I", 0x7fffffff) + body)
+        elif what == "negative_length":
+            self.client.sendall(struct.pack(">i", -1) + body)
+        elif what == "empty":
+            self._send_to_client(b"")
+        elif what in FALSE_BODIES:
+            self._send_to_client(encode_head(name, kind, sequence) + FALSE_BODIES[what])
+        elif what == "short_list":
+            self._send_to_client(shortened(body))
+        elif what == "twice":
+            self._send_to_client(body)
+            self._send_to_client(body)
+        elif what == "pieces":
+            for byte in struct.pack(">I", len(body)) + body:
+                self.client.sendall(bytes((byte,)))
+        elif what == "half_close":
+            self.client.shutdown(socket.SHUT_WR)
+        elif what == "limits":
+            self._send_to_client(with_limits(body, LARGEST_INT32))
+        elif what == "negative_limits":
+            self._send_to_client(with_limits(body, -1))
         else:
             raise ValueError(f"alter: there is no {what}")
         return True
+
+
+def shortened(body):
+    """The reply to a multiGet or a writeBatch without its last item."""
+    name, kind, sequence, protocol = decode(body)
+    result = read_struct(protocol, getattr(Kv, f"{name}_result"))
+    (result.success.items if name == "multiGet" else result.success.results).pop()
+    return encode(name, kind, sequence, result)
+
+
+def with_limits(body, limit):
+    """The reply to a hello, with the same number for each limit."""
+    name, kind, sequence, protocol = decode(body)
+    result = read_struct(protocol, Kv.hello_result)
+    for field in vars(result.success.limits):
+        setattr(result.success.limits, field, limit)
+    return encode(name, kind, sequence, result)
 
 
 def encode_head(name, kind, sequence):

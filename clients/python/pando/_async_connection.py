@@ -11,10 +11,11 @@ from . import _codec as codec
 from . import _requests as requests
 from ._core import GRACE_S, LONGEST_CONNECTION_S, Address, AddressBook, Server
 from ._generated import ttypes
-from .errors import ClosedError, PandoError, ProtocolError, TransportError
+from .errors import Applied, ClosedError, PandoError, ProtocolError, TransportError
 
 OUT_OF_ORDER = "out_of_order_replies"
 MAX_IN_FLIGHT = 128  # the server reads no more from a connection with so many
+MAX_ABANDONED = 64  # a connection that owes so many replies that nobody waits for takes no more calls
 BUSY = 32  # with so many, another connection is made
 
 
@@ -56,7 +57,7 @@ class AsyncConnection:
                                                              left_s))
         except codec.ServerRefused as refused:
             connection.close()
-            raise refused.to_error() from None
+            raise refused.to_error(Applied.NO) from None  # the hello, not the request
         except TransportError as error:
             connection.close()
             raise TransportError(f"no hello from {address[0]}:{address[1]}: {error.message}", sent=False) from error
@@ -97,6 +98,8 @@ class AsyncConnection:
         finally:
             if self._waiting.pop(sequence, None) and not self._error:
                 self._abandoned.add(sequence)
+                if len(self._abandoned) >= MAX_ABANDONED:
+                    self.retire()  # the replies may never come, and a full pool would wait for them without end
             self._close_if_retired()
 
     async def _answer(self, future: "asyncio.Future[Any]") -> Any:
@@ -181,13 +184,13 @@ class AsyncPool:
         self._connections: List[AsyncConnection] = []
         self._reserved: Dict[AsyncConnection, int] = {}
         self._connecting = 0
-        self._closed = False
+        self.closed = False
         self._waiters: List["asyncio.Future[None]"] = []
 
     async def acquire(self, deadline: float, prefer: Optional[Address] = None) -> AsyncConnection:
         """A connection with room for one more call. It must be given to `release`."""
         while True:
-            if self._closed:
+            if self.closed:
                 raise ClosedError("client")
             connection = self._least_busy(prefer)
             may_open = len(self._connections) + self._connecting < self._size
@@ -226,7 +229,7 @@ class AsyncPool:
         finally:
             self._connecting -= 1
             self._wake(len(self._waiters))
-        if self._closed:
+        if self.closed:
             connection.close()
             raise ClosedError("client")
         self._connections.append(connection)
@@ -273,7 +276,9 @@ class AsyncPool:
                 break
             try:
                 connection = await AsyncConnection.connect(address, max(timeout_s, GRACE_S), self._client_name, features)
-            except TransportError as error:
+            except PandoError as error:
+                if not error.retryable:
+                    raise
                 self.addresses.failed(address)
                 last = error
                 continue
@@ -284,7 +289,7 @@ class AsyncPool:
         raise last
 
     def close(self) -> None:
-        self._closed = True
+        self.closed = True
         for connection in self._connections:
             connection.close()
         self._connections.clear()

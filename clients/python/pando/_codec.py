@@ -83,14 +83,16 @@ class ServerRefused(Exception):
         super().__init__(error.message)
         self.error = error
 
-    def to_error(self) -> errors.PandoError:
-        return kv_error(self.error)
+    def to_error(self, applied: errors.Applied) -> errors.PandoError:
+        error = kv_error(self.error)
+        error.applied = applied
+        return error
 
 
 def kv_error(error: Any) -> errors.PandoError:
     """The exception for a KvError of the generated code."""
     return errors.server_error(error.code or 0, error.message or "", applied=error.applied or 0,
-                               retryable=bool(error.retryable), retry_after_ms=error.retry_after_ms or 0,
+                               retryable=bool(error.retryable), retry_after_ms=max(error.retry_after_ms or 0, 0),
                                master=error.master or "")
 
 

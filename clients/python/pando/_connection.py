@@ -10,7 +10,7 @@ from typing import Any, List, Optional
 
 from . import _codec as codec
 from . import _requests as requests
-from .errors import ClosedError, PandoError, ProtocolError, TransportError
+from .errors import Applied, ClosedError, PandoError, ProtocolError, TransportError
 from ._core import GRACE_S, LONGEST_CONNECTION_S, Address, AddressBook, Server
 from ._generated import ttypes
 
@@ -35,7 +35,7 @@ class Connection:
                                            requests.hello(client_name, ()), timeout_s))
         except codec.ServerRefused as refused:
             self.close()
-            raise refused.to_error() from None
+            raise refused.to_error(Applied.NO) from None  # the hello, not the request
         except TransportError as error:
             self.close()
             raise TransportError(f"no hello from {address[0]}:{address[1]}: {error.message}", sent=False) from error
@@ -166,7 +166,9 @@ class Pool:
                 break
             try:
                 connection = Connection(address, max(timeout_s, GRACE_S), self._client_name)
-            except TransportError as error:
+            except PandoError as error:
+                if not error.retryable:
+                    raise
                 self.addresses.failed(address)
                 last = error
                 continue

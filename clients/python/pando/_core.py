@@ -24,6 +24,7 @@ FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.01, 1.0
 GRACE_S = 0.1  # so much longer than the budget a client waits for the answer that the time is over
 LONGEST_CONNECTION_S = 3600.0  # then it is made anew, with another hello, because clocks drift
 LARGEST_INT32 = 0x7FFFFFFF
+LONGEST_CALL_MS = 24 * 3600 * 1000  # sockets take no timeout that is much longer
 
 Address = Tuple[str, int]
 
@@ -176,7 +177,7 @@ class Attempts:
         self.core = core
         self.call = call
         self.session = session
-        self.timeout_ms = core.defaults.timeout_ms if timeout_ms is None else timeout_ms
+        self.timeout_ms = min(core.defaults.timeout_ms if timeout_ms is None else timeout_ms, LONGEST_CALL_MS)
         self.deadline = time.monotonic() + self.timeout_ms / 1000
         self.tries = 0
         self.prefer: Optional[Address] = None

@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Se
 from . import types
 from ._codec import kv_error
 from ._generated import constants, ttypes
-from .errors import UNSUPPORTED, BadRequestError, Applied
+from .errors import UNSUPPORTED, Applied, BadRequestError, ProtocolError
 from .types import BatchResult, Increment, Level, Op, Put, Record, Remove, Row, Touch, WriteResult
 
 READ, WRITE, PLAIN = "read", "write", "plain"  # PLAIN: no level, and no name
@@ -124,12 +124,18 @@ def multi_get(keys: Iterable[bytes], snapshot: Any) -> Call:
     request = ttypes.MultiGetRequest([to_bytes("key", key) for key in keys], snapshot_token(snapshot))
 
     def convert(reply: Any) -> List[Optional[Record]]:
+        check_length("keys", len(request.keys), reply.items)
         for item in reply.items:
             if item.error is not None:
                 raise kv_error(item.error)
         return [record(item.record) for item in reply.items]
 
     return Call("multiGet", request, convert)
+
+
+def check_length(what: str, asked: int, answered: Sequence[Any]) -> None:
+    if len(answered) != asked:
+        raise ProtocolError(f"the reply has {len(answered)} results for {asked} {what}", sent=True)
 
 
 def write_op(op: Op) -> Any:
@@ -153,6 +159,8 @@ def write_batch(ops: Sequence[Op], all_or_nothing: bool, conditions: Sequence[ty
 
     def convert(reply: Any) -> BatchResult:
         failed = [types.FailedCondition(f.index or 0, record(f.current)) for f in reply.failed_conditions or ()]
+        if not failed:
+            check_length("ops", len(request.ops), reply.results)
         return BatchResult([write_result(result) for result in reply.results], failed)
 
     return Call("writeBatch", request, convert, WRITE)

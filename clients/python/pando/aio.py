@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from types import TracebackType
 from typing import Any, AsyncIterator, Iterable, List, Optional, Sequence, Type, Union
 
@@ -12,7 +13,7 @@ from . import types
 from ._async_connection import OUT_OF_ORDER, AsyncConnection, AsyncPool
 from ._core import GRACE_S, Attempts, Core, Defaults, ScanState, SessionState, parse_addresses
 from .client import DEFAULT_WAIT_MS, Batch
-from .errors import ClosedError, PandoError, SnapshotGoneError, TransportError
+from .errors import ClosedError, PandoError, ProtocolError, SnapshotGoneError, TransportError
 from .types import Level, Record, Row, WriteResult
 
 AsyncSnapshotLike = Union["AsyncSnapshot", bytes, None]
@@ -159,6 +160,7 @@ class AsyncClient(_AsyncReads, _AsyncWrites):
         defaults = Defaults(timeout_ms, Level(read_level), Level(write_level), max_staleness_ms)
         self._core = Core(parse_addresses(addresses), defaults)
         self._pool = AsyncPool(self._core.addresses, pool_size, connect_timeout_ms / 1000, client_name)
+        self._watches: "weakref.WeakSet[AsyncWatch]" = weakref.WeakSet()
 
     def _defaults(self) -> Defaults:
         return self._core.defaults
@@ -190,8 +192,10 @@ class AsyncClient(_AsyncReads, _AsyncWrites):
             return attempts.result(await connection.call(call.method, context, call.request, timeout_s))
         except codec.ServerRefused as refused:
             raise attempts.refused(refused.error, connection.address) from None
-        except TransportError:
+        except TransportError as error:
             self._pool.addresses.failed(connection.address)
+            if isinstance(error, ProtocolError):
+                connection.retire()
             raise
         finally:
             self._pool.release(connection)
@@ -219,8 +223,10 @@ class AsyncClient(_AsyncReads, _AsyncWrites):
         return watch
 
     async def close(self) -> None:
-        """Closes all connections; calls that run fail."""
+        """Closes all connections and watches; calls that run fail."""
         self._pool.close()
+        for watch in list(self._watches):
+            await watch.close()
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -362,6 +368,7 @@ class AsyncWatch:
         self._connection: Optional[AsyncConnection] = None
         self._closed = False
         self.position = requests.to_bytes("position", position)
+        client._watches.add(self)  # pylint: disable=protected-access
 
     async def _begin(self) -> None:
         if not self.position and not self._after_version:
@@ -385,7 +392,7 @@ class AsyncWatch:
         core = self._client._core  # pylint: disable=protected-access
         attempts = Attempts(core, call, wait_ms + self._timeout_ms, None)
         while True:
-            if self._closed:
+            if self._closed or self._client._pool.closed:  # pylint: disable=protected-access
                 raise ClosedError("watch")
             try:
                 return await self._try(attempts)

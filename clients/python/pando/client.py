@@ -229,11 +229,14 @@ class Client(_Reads, _Writes):
         self._core = Core(parse_addresses(addresses), defaults)
         self._pool = Pool(self._core.addresses, pool_size, connect_timeout_ms / 1000, client_name)
         self._closed = False
+        self._watches: "weakref.WeakSet[Watch]" = weakref.WeakSet()
         _clients.add(self)
 
     def _after_fork(self) -> None:
         self._core.after_fork()
         self._pool.after_fork(self._core.addresses)
+        for watch in list(self._watches):
+            watch._after_fork()  # pylint: disable=protected-access
 
     def _defaults(self) -> Defaults:
         return self._core.defaults
@@ -310,9 +313,11 @@ class Client(_Reads, _Writes):
         return Watch(self, prefix, after_version, position, timeout_ms)
 
     def close(self) -> None:
-        """Closes all connections. Calls that run may still end."""
+        """Closes all connections and watches. Calls that run may still end."""
         self._closed = True
         self._pool.close()
+        for watch in list(self._watches):
+            watch.close()
 
     def __enter__(self) -> "Client":
         return self
@@ -490,6 +495,7 @@ class Watch:
         self._connection: Optional[Connection] = None
         self._closed = False
         self.position = requests.to_bytes("position", position)
+        client._watches.add(self)  # pylint: disable=protected-access
         if not self.position and not after_version:
             self.position = self._request(0, 0).position
 
@@ -510,7 +516,7 @@ class Watch:
         core = self._client._core  # pylint: disable=protected-access
         attempts = Attempts(core, call, wait_ms + self._timeout_ms, None)
         while True:
-            if self._closed:
+            if self._closed or self._client._closed:  # pylint: disable=protected-access
                 raise ClosedError("watch")
             try:
                 return self._try(attempts)
@@ -537,6 +543,12 @@ class Watch:
                 if self._closed:
                     raise ClosedError("watch") from error
             raise
+
+    def _after_fork(self) -> None:
+        """In the child: the socket belongs to the parent."""
+        connection, self._connection = self._connection, None
+        if connection:
+            connection.close()
 
     def close(self) -> None:
         """Closes its connection. Another thread may call it; an iteration that waits ends with ClosedError."""

@@ -1,6 +1,7 @@
 """Tests of what needs no server: python -m unittest discover clients/python/tests -p test_unit.py"""
 
 import asyncio
+import os
 import socket
 import struct
 import threading
@@ -272,6 +273,48 @@ class PoolTest(unittest.TestCase):
         for raised in sync.exception, later.exception:
             self.assertIs(raised.applied, Applied.NO)
             self.assertIn(f"cannot connect to {self.address[0]}:{self.address[1]}", str(raised))
+
+    def test_a_call_may_have_any_time(self):
+        for timeout_ms in (1e12, float("inf")):
+            self.assertLessEqual(attempts(GET, timeout_ms).remaining_s(), 24 * 3600)
+        with pando.Client("%s:%d" % self.address, timeout_ms=10**12, connect_timeout_ms=10**12) as client:
+            client._pool.release(client._pool.acquire(attempts(GET, 10**12).deadline))
+
+    def test_a_watch_ends_with_its_client(self):
+        client = pando.Client("%s:%d" % self.address)
+        watch = pando.Watch(client, b"", 1, b"", None)
+        waiting = threading.Thread(target=lambda: self.assertRaises(pando.ClosedError, watch.poll, 60000))
+        waiting.start()
+        while not watch._connection:
+            time.sleep(0.001)
+        client.close()
+        waiting.join(5)
+        self.assertFalse(waiting.is_alive())
+        self.assertRaises(pando.ClosedError, watch.poll)
+
+    def test_a_child_does_not_use_the_connection_of_its_parents_watch(self):
+        with pando.Client("%s:%d" % self.address) as client:
+            watch = pando.Watch(client, b"", 1, b"", None)
+            watch._connection = client._pool.connect(time.monotonic() + 5)
+            child = os.fork()
+            if not child:
+                os._exit(watch._connection is not None)
+            self.assertEqual(os.waitpid(child, 0)[1], 0)
+            self.assertTrue(watch._connection.is_usable())
+            watch.close()
+
+    def test_cancelled_calls_do_not_use_up_the_pool(self):
+        async def run():
+            async with pando.AsyncClient("%s:%d" % self.address, pool_size=1, timeout_ms=60000) as client:
+                for count in (1, 2):
+                    calls = [asyncio.ensure_future(client.get(b"k")) for _ in range(128)]
+                    while len(self.accepted) < count or not client._pool._connections or len(
+                            client._pool._connections[-1]._waiting) < 128:
+                        await asyncio.sleep(0.001)
+                    for call in calls:
+                        call.cancel()
+                    await asyncio.gather(*calls, return_exceptions=True)
+        asyncio.run(asyncio.wait_for(run(), 20))
 
     def test_closed(self):
         pool = self.pool(1)

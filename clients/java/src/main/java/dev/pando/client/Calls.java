@@ -109,8 +109,18 @@ final class Calls {
   }
 
   static Call<BatchResult> writeBatch(WriteBatch batch) {
-    return Call.of("writeBatch", Call.Kind.WRITE, Kv.writeBatch_args::new, Kv.writeBatch_result::new, batch.request(),
-        WriteBatchReply.class, BatchResult::of).with(batch.level, null, batch.timeout);
+    WriteBatchRequest request = batch.request();
+    int ops = request.ops.size();
+    return Call.of("writeBatch", Call.Kind.WRITE, Kv.writeBatch_args::new, Kv.writeBatch_result::new, request,
+        WriteBatchReply.class, reply -> results(reply, ops)).with(batch.level, null, batch.timeout);
+  }
+
+  private static BatchResult results(WriteBatchReply reply, int ops) {
+    BatchResult result = BatchResult.of(reply);
+    if (result.results().size() != ops && result.failedConditions().isEmpty()) {
+      throw new ProtocolException(result.results().size() + " results came for " + ops + " ops", null);
+    }
+    return result;
   }
 
   /** `limit`: the rows that the caller still wants; negative = any number. */

@@ -88,6 +88,8 @@ final class Codec {
       throw e;
     } catch (RuntimeException e) {
       throw undecodable(e);
+    } catch (StackOverflowError e) {  // Thrift skips unknown fields without a limit to their depth
+      throw new ProtocolException("a reply to " + call.method + " is nested too deeply", null);
     }
   }
 
