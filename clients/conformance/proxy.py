@@ -272,6 +272,8 @@ class ProxiedConnection:
             self._send_to_client(encode_head(name, kind, sequence) + FALSE_BODIES[what])
         elif what == "short_list":
             self._send_to_client(shortened(body))
+        elif what == "unknown_op":
+            self._send_to_client(with_unknown_op(body))
         elif what == "twice":
             self._send_to_client(body)
             self._send_to_client(body)
@@ -294,6 +296,15 @@ def shortened(body):
     name, kind, sequence, protocol = decode(body)
     result = read_struct(protocol, getattr(Kv, f"{name}_result"))
     (result.success.items if name == "multiGet" else result.success.results).pop()
+    return encode(name, kind, sequence, result)
+
+
+def with_unknown_op(body):
+    """The reply to a writeBatch whose last op has an unknown outcome."""
+    name, kind, sequence, protocol = decode(body)
+    result = read_struct(protocol, Kv.writeBatch_result)
+    result.success.results[-1] = ttypes.WriteResult(applied=False, error=ttypes.KvError(
+        code=17, message="a bug", applied=0))
     return encode(name, kind, sequence, result)
 
 

@@ -275,8 +275,22 @@ BatchResult Store::write_batch(const Batch& batch, const BatchOptions& options) 
     request.conditions.push_back(std::move(condition));
   }
   request.__isset.conditions = true;
-  const CallSpec spec = write_spec(*scope_, options.level, options.timeout);
-  auto reply = scope_->core->call<api::WriteBatchReply>(*scope_, spec, "writeBatch", request);
+  CallSpec spec = write_spec(*scope_, options.level, options.timeout);
+  bool unknown_inside = false;
+  spec.unknown_inside = &unknown_inside;
+  api::WriteBatchReply reply;
+  Core& core = *scope_->core;
+  core.run(*scope_, spec, [&](Connection& connection, const api::Context& context, Deadline deadline) {
+    reply = api::WriteBatchReply();
+    connection.call("writeBatch", context, request, &reply, deadline);
+    core.learn(*scope_, reply.context);
+    if (reply.results.size() != request.ops.size() && reply.failed_conditions.empty()) {
+      throw transport_failure("the reply has another number of results than the request has ops", true);
+    }
+    for (const api::WriteResult& op : reply.results) {
+      unknown_inside |= op.__isset.error && to_info(op.error).applied == Applied::kUnknown;
+    }
+  });
   BatchResult result;
   for (api::WriteResult& wire : reply.results) result.results.push_back(to_op_result(std::move(wire)));
   for (api::FailedCondition& failed : reply.failed_conditions) {

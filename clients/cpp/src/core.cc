@@ -60,7 +60,8 @@ void Core::run(const Scope& scope, const CallSpec& spec, const Attempt& attempt)
   for (;;) {
     try {
       try_once(scope, spec, attempt, &progress);
-      if (progress.lane) lanes_.give_back(*std::move(progress.lane));
+      const bool unknown_inside = spec.unknown_inside != nullptr && *spec.unknown_inside;
+      if (progress.lane && !unknown_inside) lanes_.give_back(*std::move(progress.lane));
       return;
     } catch (Failure& failure) {
       wait_after(spec, &progress, std::move(failure));
@@ -113,7 +114,8 @@ api::Context Core::context_for(const Scope& scope, const CallSpec& spec, const C
   const auto left = std::chrono::floor<milliseconds>(progress.deadline - Clock::now()).count();
   context.__set_budget_ms(static_cast<std::int32_t>(std::max<std::int64_t>(left, 1)));
   context.__set_level(spec.level);
-  context.__set_max_staleness_ms(static_cast<std::int32_t>(spec.max_staleness.count()));
+  const milliseconds staleness = std::clamp(spec.max_staleness, milliseconds(INT32_MIN), milliseconds(INT32_MAX));
+  context.__set_max_staleness_ms(static_cast<std::int32_t>(staleness.count()));
   if (scope.session != nullptr) {
     const std::lock_guard lock(scope.session->mutex);
     context.__set_session(scope.session->token);

@@ -76,6 +76,8 @@ struct CallSpec {
   // Of a watch: its own connection, opened when it has none; and whether it was stopped.
   Pool::Lease* own = nullptr;
   const std::atomic<bool>* stopped = nullptr;
+  // Set by the attempt: the reply says that a part of the write has an unknown outcome, so its lane is not used again.
+  bool* unknown_inside = nullptr;
 };
 
 class Core {

@@ -9,7 +9,7 @@ import { randomBytes } from 'node:crypto';
 import { setImmediate as nextTurn, setTimeout as delay } from 'node:timers/promises';
 import type { Connection, Limit } from './connection';
 import { abortError, AbortError, BadRequestError, closedError, DeadlineError, ErrorCode, PandoError } from './errors';
-import { transportError, TransportError, withUnknownOutcome } from './errors';
+import { ProtocolError, transportError, TransportError, withUnknownOutcome } from './errors';
 import * as wire from './gen/pando_types';
 import type { ConnectionSource } from './pool';
 import { WRITES } from './protocol';
@@ -43,6 +43,8 @@ export interface Call<M extends Method> {
   readonly needs?: string;
   /** Throws if the reply is one that counts as a failed try. */
   readonly check?: (reply: ReplyOf<M>) => void;
+  /** Whether the reply says that a part of the request has an unknown outcome. */
+  readonly leavesUnknown?: (reply: ReplyOf<M>) => boolean;
   /** Whose session it belongs to. */
   readonly session?: SessionState | undefined;
 }
@@ -167,8 +169,13 @@ class Tries<M extends Method> {
     }
     const reply = await connection.request(call.method, context, request, limit);
     this.caller.observe(reply.context, call.session);
-    call.check?.(reply);
-    this.certain = true;
+    try {
+      call.check?.(reply);
+    } catch (error) {
+      if (error instanceof ProtocolError) connection.close();
+      throw error;
+    }
+    this.certain = !call.leavesUnknown?.(reply);
     return reply;
   }
 

@@ -79,7 +79,7 @@ class ClientInvoker implements Invoker {
   }
 
   invokeIn<M extends Method>(session: SessionState | undefined, invocation: Invocation<M>): Promise<ReplyOf<M>> {
-    const { method, request, kind, options, needs, check, source } = invocation;
+    const { method, request, kind, options, needs, check, leavesUnknown, source } = invocation;
     let level = toLevel(options.level);
     if (level === 0 && kind === 'read') level = session ? toLevel('session') : this.readLevel;
     if (level === 0 && kind === 'write' && method !== 'deleteRange') level = this.writeLevel;
@@ -95,6 +95,7 @@ class ClientInvoker implements Invoker {
       session,
       ...(needs ? { needs } : {}),
       ...(check ? { check } : {}),
+      ...(leavesUnknown ? { leavesUnknown } : {}),
     });
   }
 }

@@ -233,3 +233,9 @@ export function abortError(signal: AbortSignal, applied: Applied = 'NO'): AbortE
   const fields = { code: ErrorCode.CANCELLED, message: 'the call was aborted by its signal', applied };
   return new AbortError({ ...fields, cause: signal.reason });
 }
+
+/** @internal Throws if a reply has not one item for each that was asked for. */
+export function checkLength(what: string, asked: number, items?: readonly unknown[] | null): void {
+  const answered = items?.length ?? 0;
+  if (answered !== asked) throw protocolError(`the reply has ${answered} results for ${asked} ${what}`);
+}

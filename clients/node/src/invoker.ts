@@ -11,6 +11,7 @@ export interface Invocation<M extends Method> {
   readonly options: CallOptions & { level?: ReadLevel | WriteLevel; maxStalenessMs?: number };
   readonly needs?: string;
   readonly check?: (reply: ReplyOf<M>) => void;
+  readonly leavesUnknown?: (reply: ReplyOf<M>) => boolean;
   /** Instead of the client's connections. */
   readonly source?: ConnectionSource;
 }

@@ -1,5 +1,6 @@
 import { Batch, toKeyCondition, toOp } from './batch';
 import type { BatchContent, BatchOp, BatchOptions } from './batch';
+import { checkLength, fromKvError } from './errors';
 import * as wire from './gen/pando_types';
 import type { Invoker } from './invoker';
 import { toCondition, toExpiry, toRange } from './options';
@@ -89,7 +90,13 @@ export abstract class KvOperations extends ReadOperations {
 
   private async sendBatch({ ops, conditions }: BatchContent, options: BatchOptions): Promise<BatchResult> {
     const request = new wire.WriteBatchRequest({ ops, conditions, all_or_nothing: options.allOrNothing ?? false });
-    return fromBatchReply(await this.invoker.invoke({ method: 'writeBatch', kind: 'write', options, request }));
+    const check = (reply: wire.WriteBatchReply): void => {
+      if (!reply.failed_conditions?.length) checkLength('ops', ops.length, reply.results);
+    };
+    const leavesUnknown = (reply: wire.WriteBatchReply): boolean =>
+      (reply.results ?? []).some(({ error }) => !!error && fromKvError(error, true).applied === 'UNKNOWN');
+    const call = { method: 'writeBatch', kind: 'write', options, request, check, leavesUnknown } as const;
+    return fromBatchReply(await this.invoker.invoke(call));
   }
 
   /**

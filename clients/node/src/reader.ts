@@ -1,4 +1,4 @@
-import { fromKvError } from './errors';
+import { checkLength, fromKvError } from './errors';
 import * as wire from './gen/pando_types';
 import type { Invoker } from './invoker';
 import { toRange, toToken } from './options';
@@ -66,6 +66,7 @@ export abstract class ReadOperations {
     const { kind, snapshot } = this.target(options);
     const request = new wire.MultiGetRequest({ keys: keys.map((key) => toBytes(key, 'key')), snapshot });
     const check = (reply: wire.MultiGetReply): void => {
+      checkLength('keys', keys.length, reply.items);
       const failed = (reply.items ?? []).find((item) => item.error);
       if (failed?.error) throw fromKvError(failed.error, false);
     };

@@ -30,6 +30,7 @@ import dev.pando.api.TouchRequest;
 import dev.pando.api.WatchReply;
 import dev.pando.api.WatchRequest;
 import dev.pando.api.WriteBatchReply;
+import dev.pando.api.WriteBatchRequest;
 import java.nio.ByteBuffer;
 import java.time.Duration;
 import java.util.ArrayList;
