@@ -294,6 +294,9 @@ func (c *core) noConn(ctx context.Context, op *operation, err error) (time.Durat
 func (c *core) refused(ctx context.Context, op *operation, refusal *gen.KvError) (time.Duration, error, bool) {
 	e := errorFrom(op.method, refusal)
 	e.Tries = op.tries
+	if e.RetryAfter < 0 {
+		e.RetryAfter = 0 // the client's own backoff, and not no wait at all
+	}
 	if !op.isWrite {
 		e.Applied = AppliedNo
 	}
