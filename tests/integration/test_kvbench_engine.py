@@ -9,7 +9,8 @@ import xml.etree.ElementTree
 
 from node_process import BIN_DIR, temporary_directory
 
-WORKLOADS = ["load-random", "load-sorted", "get-memory", "get", "put", "scan", "ycsb-d", "ycsb-e", "ycsb-f", "put-open"]
+WORKLOADS = ["load-random", "load-sorted", "get-memory", "get", "put", "scan", "scan-full",
+             "ycsb-d", "ycsb-e", "ycsb-f", "put-open"]
 
 
 def check(directory):
@@ -28,6 +29,8 @@ def check(directory):
         assert line["ops"] > 0 and line["space_per_live_byte"] > 0.5, line
         if line["workload"] in ("put", "put-open", "load-random"):
             assert line["write_amplification"] >= 1, line
+        if line["workload"] == "scan-full":
+            assert line["scanned_mb_per_s"] > 0, line
         if line["workload"] == "put-open":
             assert line["rate"] > 0 and line["timeline_max_us"], line
     for name in ("rates.svg", "latency.svg", "put-open-timeline.svg"):

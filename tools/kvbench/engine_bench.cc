@@ -74,6 +74,9 @@ std::vector<EngineWorkload> MakeWorkloads() {
   EngineWorkload scan = Drive("scan", "scan");
   scan.max_clients = kScanClients;
   all.push_back(scan);
+  EngineWorkload scan_full = Drive("scan-full", "scan-full");
+  scan_full.max_clients = 1;
+  all.push_back(scan_full);
   for (const char* mix : {"ycsb-a", "ycsb-b", "ycsb-c", "ycsb-d", "ycsb-e", "ycsb-f"}) {
     EngineWorkload w = Drive(mix, mix);
     w.own_distribution = true;
@@ -103,7 +106,7 @@ const EngineWorkload* FindEngineWorkload(std::string_view name) {
 }
 
 std::vector<std::string> DefaultEngineWorkloads() {
-  return {"load-random", "get-memory", "get-memory-single", "get", "scan", "put", "put-open"};
+  return {"load-random", "get-memory", "get-memory-single", "get", "scan", "scan-full", "put", "put-open"};
 }
 
 Result<std::vector<int>> ParseCpuList(std::string_view text) {
@@ -444,8 +447,8 @@ class Bench {
       for (int run = 1; run <= options_.repeat; ++run) {
         for (size_t i = 0; i < options_.engines.size(); ++i) {
           const EngineInfo& engine = *FindEngine(options_.engines[i]);
-          // fio only runs uniform random reads, so only "get" can be compared with it.
-          if (engine.role == "disk" && workload.name != "get") continue;
+          // fio can only be compared with random gets and with scans of everything.
+          if (engine.role == "disk" && workload.name != "get" && workload.name != "scan-full") continue;
           Status status = workload.kind == EngineWorkload::Kind::kLoad ? Load(engine, workload, run)
                                                                        : MeasureOnce(engine, workload, run);
           if (status.ok()) continue;

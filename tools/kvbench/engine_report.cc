@@ -80,6 +80,7 @@ void EngineMeasurement::Take(const DriveTally& tally) {
   checked = tally.checked;
   inserts = tally.inserts;
   user_bytes_written = tally.user_bytes_written;
+  scanned_mb_per_s = seconds > 0 ? static_cast<double>(tally.scanned_bytes) / seconds * 1e-6 : 0;
   ops_per_s = seconds > 0 ? static_cast<double>(ops) / seconds : 0;
   mean_us = tally.latency_ns.mean() * 1e-3;
   p50_us = Micros(tally.latency_ns.Percentile(50));
@@ -100,9 +101,9 @@ double Median(std::vector<double> values) {
 }
 
 std::string RenderEngineTable(const std::vector<EngineMeasurement>& all) {
-  tools::Table table({"workload", "engine", "threads", "ops/s", "vs best peer", "p50 us", "p99 us", "p99.9 us",
-                      "max us", "written/user", "device/user", "read B/op", "space/live", "peak MiB", "cpu %", "runs",
-                      "note"});
+  tools::Table table({"workload", "engine", "threads", "ops/s", "scanned MB/s", "vs best peer", "p50 us", "p99 us",
+                      "p99.9 us", "max us", "written/user", "device/user", "read B/op", "space/live", "peak MiB",
+                      "cpu %", "runs", "note"});
   const std::vector<Row> rows = RowsOf(all);
   for (const Row& row : rows) {
     const Runs runs = RunsOf(all, row);
@@ -112,10 +113,12 @@ std::string RenderEngineTable(const std::vector<EngineMeasurement>& all) {
     const bool compared = runs.all.front()->role == "pando" && !best_peer.all.empty() && !open_loop;
     using M = EngineMeasurement;
     auto micros = [&](double (*field)(const M&)) { return ShowMicros(runs.MedianOf(field)); };
+    const double scanned = runs.MedianOf([](const M& m) { return m.scanned_mb_per_s; });
     const double written = runs.MedianOf([](const M& m) { return m.write_amplification; });
     const double device = runs.MedianOf([](const M& m) { return m.device_write_amplification; });
     table.Row(
         {row.first, row.second, std::to_string(runs.all.front()->threads), fmt::format("{:.0f}", runs.Rate()),
+         scanned > 0 ? fmt::format("{:.0f}", scanned) : "",
          compared ? fmt::format("{:.2f}", MedianRatio(runs, best_peer)) : "",
          micros([](const M& m) { return m.p50_us; }), micros([](const M& m) { return m.p99_us; }),
          micros([](const M& m) { return m.p999_us; }), micros([](const M& m) { return m.max_us; }),

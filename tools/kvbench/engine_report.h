@@ -28,6 +28,7 @@ struct EngineMeasurement {
   uint64_t ops = 0, rows = 0, not_found = 0, checked = 0, inserts = 0;
   double ops_per_s = 0, mean_us = 0, p50_us = 0, p99_us = 0, p999_us = 0, max_us = 0;
   uint64_t user_bytes_written = 0, written_bytes = 0, read_bytes = 0;
+  double scanned_mb_per_s = 0;        // 10^6 bytes of keys and values returned by scans
   double write_amplification = 0;     // bytes written per byte of keys and values put
   uint64_t device_written_bytes = 0;  // by the block device, for all processes
   double device_write_amplification = 0;
@@ -47,10 +48,10 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(EngineMeasurement, suite, workload, system, r
                                    note, memory_unlimited, stats, run, threads, clients, cpus, records, key_bytes,
                                    value_bytes, compressible_percent, memory_bytes, page_bytes, rate, seconds, ops,
                                    rows, not_found, checked, inserts, ops_per_s, mean_us, p50_us, p99_us, p999_us,
-                                   max_us, user_bytes_written, written_bytes, read_bytes, write_amplification,
-                                   device_written_bytes, device_write_amplification, read_bytes_per_op, data_bytes,
-                                   log_bytes, space_per_live_byte, peak_memory_bytes, cpu_s, machine_paused_s,
-                                   timeline_ops, timeline_max_us)
+                                   max_us, user_bytes_written, written_bytes, read_bytes, scanned_mb_per_s,
+                                   write_amplification, device_written_bytes, device_write_amplification,
+                                   read_bytes_per_op, data_bytes, log_bytes, space_per_live_byte, peak_memory_bytes,
+                                   cpu_s, machine_paused_s, timeline_ops, timeline_max_us)
 
 double Median(std::vector<double> values);  // 0 when empty
 // Renders the medians of the runs, one line for each workload and engine. Pando's lines also have

@@ -4,9 +4,13 @@
 
 namespace pando::bench {
 
+namespace {
+constexpr uint32_t kFullScanRows = 4096;  // of one step of scan-full: 4 MB of records of 1 KB
+}  // namespace
+
 const std::vector<std::string>& WorkloadNames() {
-  static const std::vector<std::string> names = {"get",    "put",    "mixed",  "scan",   "load",  "ycsb-a",
-                                                 "ycsb-b", "ycsb-c", "ycsb-d", "ycsb-e", "ycsb-f"};
+  static const std::vector<std::string> names = {"get",    "put",    "mixed",  "scan",   "scan-full", "load",
+                                                 "ycsb-a", "ycsb-b", "ycsb-c", "ycsb-d", "ycsb-e",    "ycsb-f"};
   return names;
 }
 
@@ -18,6 +22,12 @@ Result<Mix> MixOf(const WorkloadOptions& options) {
   if (name == "get") return mix.get = 100, mix;
   if (name == "put") return mix.put = 100, mix;
   if (name == "scan") return mix.scan = 100, mix;
+  if (name == "scan-full") {
+    mix.scan = 100;
+    mix.scan_full = true;
+    mix.scan_rows_min = mix.scan_rows_max = kFullScanRows;
+    return mix;
+  }
   if (name == "load") return mix.insert = 100, mix.sequential = true, mix;
   if (name == "mixed") {
     if (options.read_percent > 100) {

@@ -42,9 +42,12 @@ struct Mix {
   uint32_t scan_rows_min = 0, scan_rows_max = 0;
   Distribution distribution = Distribution::kUniform;
   bool sequential = false;  // load: each record once, in index order
+  // scan-full: each client scans all records in key order, over and over. A scan begins where the
+  // client's last one ended.
+  bool scan_full = false;
 };
 
-// Names: get, put, mixed, scan, load, ycsb-a .. ycsb-f. The YCSB workloads have their own
+// Names: get, put, mixed, scan, scan-full, load, ycsb-a .. ycsb-f. The YCSB workloads have their own
 // distribution.
 Result<Mix> MixOf(const WorkloadOptions& options);
 const std::vector<std::string>& WorkloadNames();

@@ -119,6 +119,23 @@ TEST(OpClient, ChecksWhatIsRead) {
   EXPECT_EQ(client.CheckFound(false, "", &tally).code(), Code::kCorruption) << "no client removes records";
 }
 
+TEST(OpClient, ScansEverythingInSteps) {
+  OpSource source(SpecOf("scan-full", 5000));
+  source.Start(0);
+  OpClient client(&source, 0);
+  DriveTally tally;
+  const DrawnOp* op = client.Draw(0);
+  EXPECT_EQ(op->key, "");
+  const uint32_t step = op->rows;
+  ASSERT_LT(step, 5000u);
+  EXPECT_TRUE(client.CheckRows(step, "k1", &tally).ok());
+  EXPECT_EQ(client.Draw(0)->key, std::string("k1") + '\0');
+  EXPECT_TRUE(client.CheckRows(5000 - step, "k2", &tally).ok());
+  EXPECT_EQ(client.Draw(0)->key, "") << "it begins again";
+  EXPECT_EQ(tally.rows, 5000u);
+  EXPECT_EQ(client.CheckRows(step - 1, "k1", &tally).code(), Code::kCorruption) << "the scan lost records";
+}
+
 TEST(DriveTally, KeepsTheWorstLatencyOfEverySlice) {
   DriveTally tally(/*begin=*/1'000), other(/*begin=*/1'000);
   tally.Done(1'000, 51'000);

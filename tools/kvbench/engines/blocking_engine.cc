@@ -43,7 +43,11 @@ Status OnThreads(uint32_t count, const std::function<Status(uint32_t)>& client, 
 class Client {
  public:
   Client(OpSource* source, uint32_t index, Session* session, DriveTally* tally)
-      : ops_(source, index), session_(*session), tally_(*tally), open_loop_(source->open_loop()) {}
+      : ops_(source, index),
+        session_(*session),
+        tally_(*tally),
+        open_loop_(source->open_loop()),
+        key_bytes_(source->spec().shape.key_bytes) {}
 
   Status Run() {
     // The end of one operation is the start of the next, so the clock is read once per operation.
@@ -68,10 +72,16 @@ class Client {
       }
       case OpKind::kScan: {
         ASSIGN_OR_RETURN(uint32_t rows, session_.Scan(op.key, op.rows, &bytes_));
-        return ops_.CheckRows(rows, &tally_);
+        return ops_.CheckRows(rows, LastKey(rows), &tally_);
       }
     }
     return Status();
+  }
+  // Of the rows in bytes_, which all have the same shape.
+  std::string_view LastKey(uint32_t rows) const {
+    if (rows == 0) return {};
+    const size_t row_bytes = bytes_.size() / rows;
+    return std::string_view(bytes_).substr(bytes_.size() - row_bytes, key_bytes_);
   }
   Status Get(const DrawnOp& op) {
     ASSIGN_OR_RETURN(bool found, session_.Get(op.key, &bytes_));
@@ -89,6 +99,7 @@ class Client {
   Session& session_;
   DriveTally& tally_;
   const bool open_loop_;
+  const size_t key_bytes_;
   std::string bytes_;
 };
 

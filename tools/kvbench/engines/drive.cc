@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <ctime>
 #include <numeric>
+#include <utility>
 
 namespace pando::bench {
 
@@ -19,6 +20,7 @@ void DriveTally::Merge(const DriveTally& other) {
   checked += other.checked;
   inserts += other.inserts;
   user_bytes_written += other.user_bytes_written;
+  scanned_bytes += other.scanned_bytes;
   latency_ns.Merge(other.latency_ns);
   if (timeline.size() < other.timeline.size()) timeline.resize(other.timeline.size());
   for (size_t i = 0; i < other.timeline.size(); ++i) {
@@ -73,7 +75,7 @@ const DrawnOp* OpClient::Draw(int64_t now_ns) {
   op_.insert = op.insert;
   op_.rows = op.rows;
   WriteKey(op.index, key_.size(), key_.data());
-  op_.key = key_;
+  op_.key = source_->spec_.mix.scan_full ? scan_from_ : key_;
   return &op_;
 }
 
@@ -101,10 +103,20 @@ Status OpClient::CheckFound(bool found, std::string_view value, DriveTally* tall
   return Error(Code::kCorruption, "key {}: the engine did not find a record that was stored", key_);
 }
 
-Status OpClient::CheckRows(uint64_t rows, DriveTally* tally) const {
+Status OpClient::CheckRows(uint64_t rows, std::string_view last_key, DriveTally* tally) {
+  const DriveSpec& spec = source_->spec_;
   tally->rows += rows;
+  tally->scanned_bytes += rows * (spec.shape.key_bytes + spec.shape.value_bytes);
+  if (spec.mix.scan_full) {
+    scanned_ += rows;
+    const bool over = rows < op_.rows;
+    scan_from_.assign(over ? std::string_view() : last_key);
+    if (!over) return scan_from_.push_back('\0'), Status();  // the smallest key above it
+    if (std::exchange(scanned_, 0) == spec.records) return Status();
+    return Error(Code::kCorruption, "a scan of all records did not return {} of them", spec.records);
+  }
   if (rows > 0 && rows <= op_.rows) return Status();
-  if (rows == 0 && source_->spec_.mix.insert > 0) return Status();
+  if (rows == 0 && spec.mix.insert > 0) return Status();
   return Error(Code::kCorruption, "a scan of {} rows from the existing key {} returned {} rows", op_.rows, key_, rows);
 }
 

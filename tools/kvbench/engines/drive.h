@@ -86,6 +86,7 @@ struct DriveTally {
   double seconds = 0;
   uint64_t ops = 0, rows = 0, not_found = 0, checked = 0, inserts = 0;
   uint64_t user_bytes_written = 0;  // keys and values of puts
+  uint64_t scanned_bytes = 0;       // keys and values of the rows that scans returned
   Histogram latency_ns;
   std::vector<Slice> timeline;
 };
@@ -141,8 +142,9 @@ class OpClient {
   // Checks the result of a get. A record may be missing only if the mix has inserts: another client
   // may not have stored it yet.
   Status CheckFound(bool found, std::string_view value, DriveTally* tally);
-  // Checks the number of rows of a scan in the same way.
-  Status CheckRows(uint64_t rows, DriveTally* tally) const;
+  // Checks the number of rows of a scan in the same way. `last_key` is the key of the last of them. A scan-full must
+  // return all records by the time it begins again.
+  Status CheckRows(uint64_t rows, std::string_view last_key, DriveTally* tally);
 
  private:
   OpSource* const source_;
@@ -151,6 +153,8 @@ class OpClient {
   uint32_t until_check_;
   DrawnOp op_;
   std::string key_, value_;
+  std::string scan_from_;  // scan-full: where the next scan begins
+  uint64_t scanned_ = 0;   // scan-full: rows since the first key
 };
 
 // Hands out the batches of a load to several clients. Next and Stop may be called on any thread.

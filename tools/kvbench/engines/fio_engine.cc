@@ -1,7 +1,8 @@
 // fio as an engine: measures how many random reads the disk can do. A "get" is a random read of 4
 // KiB, the size of most of Pando's reads, from a file as large as the live data. One read for each
-// client is in flight. fio is not a peer. Its rate is the ceiling for `get` when the data does not
-// fit in memory, and is measured between the runs of the engines.
+// client is in flight. A step of `scan-full` is the next MiB of the file, with eight reads in flight.
+// fio is not a peer. Its rate is the ceiling for `get` and `scan-full` when the data does not fit in
+// memory, and is measured between the runs of the engines.
 #include <fmt/format.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -17,6 +18,7 @@ namespace {
 
 constexpr size_t kWriteBytes = 1 << 20;
 constexpr uint32_t kReadBytes = 4096;
+constexpr uint32_t kSequentialBytes = 1 << 20, kSequentialReads = 8;
 
 class FioEngine final : public EngineUnderTest {
  public:
@@ -45,23 +47,29 @@ class FioEngine final : public EngineUnderTest {
   }
 
   Status Run(const DriveSpec& spec, DriveTally* tally) override {
-    if (spec.mix.put + spec.mix.insert + spec.mix.scan + spec.mix.read_modify_write > 0 ||
-        spec.mix.distribution != Distribution::kUniform || spec.rate > 0 || spec.read_all_once) {
+    const bool gets = spec.mix.get == 100 && spec.mix.distribution == Distribution::kUniform;
+    if ((!gets && !spec.mix.scan_full) || spec.rate > 0 || spec.read_all_once) {
       return Error(Code::kUnsupported,
-                   "fio can only be compared with uniform gets of data that does not fit in memory");
+                   "fio can only be compared with uniform gets, and with full scans, of data that does not fit in "
+                   "memory");
     }
     tally->begin_ns = MonotonicNs();
+    const std::string reads = gets ? fmt::format("--rw=randread --bs={} --iodepth={} --norandommap --randseed={}",
+                                                 kReadBytes, clients_, spec.seed)
+                                   : fmt::format("--rw=read --bs={} --iodepth={}", kSequentialBytes, kSequentialReads);
     const std::string command = fmt::format(
-        "fio --name=get --filename='{}' --rw=randread --bs={} --iodepth={} --ioengine=io_uring --direct=1 "
-        "--time_based --runtime={}ms --norandommap --randseed={} --output-format=json+ 2>&1",
-        path_, kReadBytes, clients_, static_cast<int64_t>(spec.seconds * 1000), spec.seed);
+        "fio --name=reads --filename='{}' {} --ioengine=io_uring --direct=1 --time_based --runtime={}ms "
+        "--output-format=json+ 2>&1",
+        path_, reads, static_cast<int64_t>(spec.seconds * 1000));
     ASSIGN_OR_RETURN(std::string output, OutputOf(command));
-    return TakeFigures(output, tally);
+    RETURN_IF_ERROR(TakeFigures(output, tally));
+    if (!gets) tally->scanned_bytes = tally->ops * kSequentialBytes;
+    return Status();
   }
 
   Status Checkpoint() override { return Status(); }
   Status Close() override { return Status(); }
-  std::string Stats() override { return "reads of 4 KiB by fio"; }
+  std::string Stats() override { return "reads by fio"; }
 
  private:
   static Result<std::string> OutputOf(const std::string& command) {

@@ -174,9 +174,16 @@ class PandoDrive {
     ScanSpec spec;
     spec.start = client->op.key;
     spec.max_rows = client->op.rows;
+    spec.max_bytes = SIZE_MAX;
     // Suspends while the disk reads pages that are not in memory.
     Result<ScanPage> page = co_await PartitionOf(client->op.key)->Scan(std::move(spec));
-    Status status = page.ok() ? client->ops.CheckRows(page->rows.size(), &tally_) : page.TakeStatus();
+    Status status;
+    if (page.ok()) {
+      const std::vector<ScanRow>& rows = page->rows;
+      status = client->ops.CheckRows(rows.size(), rows.empty() ? std::string_view() : rows.back().key, &tally_);
+    } else {
+      status = page.TakeStatus();
+    }
     Finish(client, MonotonicNs(), std::move(status));
     wake_.NotifyOne();
   }
