@@ -282,11 +282,15 @@ Status OptionsFromFlags(NodeOptions* options) {
   return CheckOptions(*options);
 }
 
+int RefuseFlags(const Status& status) {
+  std::fprintf(stderr, "kvnode: %s\nRun kvnode --help for the list of flags.\n", status.message().c_str());
+  return kCannotStart;
+}
+
 int Run() {
   NodeOptions options;
   if (Status status = OptionsFromFlags(&options); !status.ok()) {
-    std::fprintf(stderr, "kvnode: %s\nRun kvnode --help for the list of flags.\n", status.message().c_str());
-    return kCannotStart;
+    return RefuseFlags(status);
   }
   if (FLAGS_guard && options.clustered()) {
     options.guard_descriptor = RunGuarded();
@@ -343,6 +347,9 @@ int Run() {
 int main(int argc, char** argv) {
   gflags::SetVersionString(pando::kServerVersion);
   gflags::SetUsageMessage("kvnode --data_dir=DIR [flags]; kvnode --help explains the flags");
+  if (pando::Status status = pando::CheckNumberFlags(argc, argv, pando::NodeFlagRanges()); !status.ok()) {
+    return pando::RefuseFlags(status);
+  }
   gflags::ParseCommandLineNonHelpFlags(&argc, &argv, /*remove_flags=*/true);
   if (FLAGS_help) {
     pando::PrintHelp();

@@ -81,6 +81,7 @@ Status Node::Start() {
     shape = found.ok() ? ShapeOf(*found, reactors) : ShapeOfNew(options_.partitions, options_.page_bytes, reactors);
   }
   options_.reactors = reactors;
+  RETURN_IF_ERROR(CheckPorts(options_));
   ASSIGN_OR_RETURN(descriptors_, SplitDescriptors(options_, RaiseDescriptorLimit(), shape));
   LOG_IF(WARNING, descriptors_.connections < options_.max_connections)
       << "of the " << options_.max_connections << " connections of --max_connections, only " << descriptors_.connections

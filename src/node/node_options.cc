@@ -22,7 +22,6 @@ constexpr uint64_t kConnectionBytes = 1536;  // both connection objects and thei
 constexpr uint64_t kMinRequestBytes = 8 * kMiB;
 constexpr uint64_t kMaxRequestBytes = 512 * kMiB;
 constexpr uint64_t kMinEngineBytes = 16 * kMiB;
-constexpr uint64_t kMaxLimitBytes = uint64_t{1} << 50;
 // Descriptors that are not counted per reactor or partition: standard streams, the logging
 // library's files, the lock, and those that are open only for a moment.
 constexpr uint64_t kProcessDescriptors = 64;
@@ -35,24 +34,10 @@ constexpr uint32_t kMinSockets = 16;
 constexpr uint64_t kSpareShare = 4;  // of the descriptors that are left, for partitions that may come
 // Per reactor: connections over the limit that stay open until they have been told so.
 constexpr uint32_t kMaxRefusedSockets = 64;
-constexpr int64_t kMaxIdleTimeoutS = 366 * 24 * 3600;
 constexpr uint32_t kMaxReactors = 256;
-constexpr int64_t kMaxSnapshotAgeS = 366 * 24 * 3600;
-constexpr uint64_t kMaxScrubMbPerS = 1'000'000;
-constexpr uint64_t kMaxReleaseMbPerS = 1'000'000;
-constexpr uint64_t kMaxInstallMbPerS = 1'000'000;
-constexpr int64_t kMaxReplaceAfterS = 30LL * 24 * 3600;
-constexpr uint32_t kMaxMovesPerMinute = 600;
-constexpr int64_t kMaxReleaseAfterS = 30 * 24 * 3600;
-constexpr int64_t kMaxScrubIntervalH = 100'000;
-constexpr int64_t kMaxCheckpointIntervalS = 30 * 24 * 3600;
 // Of each reactor's log: a segment, and several of the largest batches.
 constexpr uint64_t kMinLogMb = 8;
 constexpr uint64_t kMinLogRecords = 10'000;
-
-}  // namespace
-
-namespace {
 
 uint32_t PageBytes(const StoreShape& shape) { return shape.page_bytes ? shape.page_bytes : kDefaultPageBytes; }
 // All engines get the same.
@@ -163,82 +148,37 @@ Status CheckLogBudget(const NodeOptions& options, uint32_t reactors) {
 
 namespace {
 
-Status CheckTimes(const NodeOptions& options) {
-  if (options.default_budget_ms < 1 || options.max_budget_ms < options.default_budget_ms) {
-    return Error(Code::kInvalidArgument, "--default_budget_ms={} and --max_budget_ms={}: 1 <= default <= max must hold",
-                 options.default_budget_ms, options.max_budget_ms);
+Status CheckNumbers(const NodeOptions& o) {
+  const auto check = [](const char* flag, auto value) { return CheckRange(NodeFlagRanges(), flag, value); };
+  RETURN_IF_ERROR(check("reactors", o.reactors));
+  RETURN_IF_ERROR(check("http_port", o.http_port));
+  RETURN_IF_ERROR(check("memory_limit_mb", o.memory_limit_bytes / kMiB));
+  RETURN_IF_ERROR(check("log_budget_mb", o.log_budget_bytes / kMiB));
+  RETURN_IF_ERROR(check("log_retained_mb", o.log_retained_bytes / kMiB));
+  RETURN_IF_ERROR(check("max_connections", o.max_connections));
+  RETURN_IF_ERROR(check("default_budget_ms", o.default_budget_ms));
+  RETURN_IF_ERROR(check("max_budget_ms", o.max_budget_ms));
+  if (o.max_budget_ms < o.default_budget_ms) {
+    return Error(Code::kInvalidArgument, "--default_budget_ms={} is larger than --max_budget_ms={}",
+                 o.default_budget_ms, o.max_budget_ms);
   }
-  if (options.snapshot_max_age_s < 1 || options.snapshot_max_age_s > kMaxSnapshotAgeS)
-    return Error(Code::kInvalidArgument, "--snapshot_max_age_s must be from 1 to {}", kMaxSnapshotAgeS);
-  if (options.checkpoint_interval_s < 1 || options.checkpoint_interval_s > kMaxCheckpointIntervalS) {
-    return Error(Code::kInvalidArgument, "--checkpoint_interval_s={}; it must be from 1 to {}",
-                 options.checkpoint_interval_s, kMaxCheckpointIntervalS);
-  }
-  if (options.scrub_mb_per_s > kMaxScrubMbPerS) {
-    return Error(Code::kInvalidArgument, "--scrub_mb_per_s={}; it must be at most {}, or 0 for none",
-                 options.scrub_mb_per_s, kMaxScrubMbPerS);
-  }
-  if (options.scrub_interval_h < 1 || options.scrub_interval_h > kMaxScrubIntervalH) {
-    return Error(Code::kInvalidArgument, "--scrub_interval_h={}; it must be from 1 to {}", options.scrub_interval_h,
-                 kMaxScrubIntervalH);
-  }
-  if (options.idle_timeout_s < 0 || options.idle_timeout_s > kMaxIdleTimeoutS) {
-    return Error(Code::kInvalidArgument, "--idle_timeout_s={}; it must be from 1 to {}, or 0 for none",
-                 options.idle_timeout_s, kMaxIdleTimeoutS);
-  }
-  if (options.release_space_mb_per_s > kMaxReleaseMbPerS) {
-    return Error(Code::kInvalidArgument, "--release_space_mb_per_s={}; it must be at most {}, or 0 for never",
-                 options.release_space_mb_per_s, kMaxReleaseMbPerS);
-  }
-  if (options.release_space_after_s < 1 || options.release_space_after_s > kMaxReleaseAfterS) {
-    return Error(Code::kInvalidArgument, "--release_space_after_s={}; it must be from 1 to {}",
-                 options.release_space_after_s, kMaxReleaseAfterS);
-  }
-  if (options.balance_moves_per_minute < 1 || options.balance_moves_per_minute > kMaxMovesPerMinute) {
-    return Error(Code::kInvalidArgument, "--balance_moves_per_minute={}; it must be from 1 to {}",
-                 options.balance_moves_per_minute, kMaxMovesPerMinute);
-  }
-  if (options.balance_target_percent < 10 || options.balance_target_percent > 95) {
-    return Error(Code::kInvalidArgument, "--balance_target_percent={}; it must be from 10 to 95",
-                 options.balance_target_percent);
-  }
-  if (options.replace_after_s < 0 || options.replace_after_s > kMaxReplaceAfterS) {
-    return Error(Code::kInvalidArgument, "--replace_after_s={}; it must be from 1 to {}, or 0 for never",
-                 options.replace_after_s, kMaxReplaceAfterS);
-  }
-  if (options.install_mb_per_s > kMaxInstallMbPerS) {
-    return Error(Code::kInvalidArgument, "--install_mb_per_s={}; it must be at most {}, or 0 for no limit",
-                 options.install_mb_per_s, kMaxInstallMbPerS);
-  }
-  if (options.stall_timeout_s < 1) return Error(Code::kInvalidArgument, "--stall_timeout_s must be at least 1");
-  if (options.shutdown_timeout_ms < 0) return Error(Code::kInvalidArgument, "--shutdown_timeout_ms must be 0 or more");
-  return {};
+  RETURN_IF_ERROR(check("snapshot_max_age_s", o.snapshot_max_age_s));
+  RETURN_IF_ERROR(check("checkpoint_interval_s", o.checkpoint_interval_s));
+  RETURN_IF_ERROR(check("scrub_mb_per_s", o.scrub_mb_per_s));
+  RETURN_IF_ERROR(check("scrub_interval_h", o.scrub_interval_h));
+  RETURN_IF_ERROR(check("idle_timeout_s", o.idle_timeout_s));
+  RETURN_IF_ERROR(check("release_space_mb_per_s", o.release_space_mb_per_s));
+  RETURN_IF_ERROR(check("release_space_after_s", o.release_space_after_s));
+  RETURN_IF_ERROR(check("balance_moves_per_minute", o.balance_moves_per_minute));
+  RETURN_IF_ERROR(check("balance_target_percent", o.balance_target_percent));
+  RETURN_IF_ERROR(check("replace_after_s", o.replace_after_s));
+  RETURN_IF_ERROR(check("install_mb_per_s", o.install_mb_per_s));
+  RETURN_IF_ERROR(check("stall_timeout_s", o.stall_timeout_s));
+  return check("shutdown_timeout_ms", o.shutdown_timeout_ms);
 }
 
-}  // namespace
-
-Result<AutoBalance> ParseAutoBalance(const std::string& text) {
-  if (text == "off") return AutoBalance::kOff;
-  if (text == "log") return AutoBalance::kLog;
-  if (text == "on") return AutoBalance::kOn;
-  return Error(Code::kInvalidArgument, "--auto_balance={}; it must be off, log or on", text);
-}
-
-Status CheckOptions(const NodeOptions& options) {
-  if (options.data_dir.empty()) {
-    return Error(Code::kInvalidArgument,
-                 "--data_dir is required: the directory of the store, which is created if missing");
-  }
-  // What a shell makes of `--data_dir $UNSET --listen=...`.
-  if (options.data_dir.starts_with("--")) {
-    return Error(Code::kInvalidArgument,
-                 "--data_dir={} looks like a flag, so the directory's name is missing; write ./{} if it is meant",
-                 options.data_dir, options.data_dir);
-  }
-  if (options.partitions != 0 && (!std::has_single_bit(options.partitions) || options.partitions > kMaxPartitions)) {
-    return Error(Code::kInvalidArgument, "--partitions={}; it must be a power of two up to {}", options.partitions,
-                 kMaxPartitions);
-  }
+// What concerns a node of a cluster, or one that is alone and is told otherwise.
+Status CheckClusterFlags(const NodeOptions& options) {
   if (options.clustered() && options.partitions != 0) {
     return Error(
         Code::kInvalidArgument,
@@ -258,36 +198,88 @@ Status CheckOptions(const NodeOptions& options) {
                  "one interface of this machine, as in {}=10.0.0.1:7420",
                  flag, host, flag);
   }
-  if (options.reactors > kMaxReactors) {
-    return Error(Code::kInvalidArgument, "--reactors={}; it must be at most {}", options.reactors, kMaxReactors);
+  return {};
+}
+
+}  // namespace
+
+std::span<const FlagRange> NodeFlagRanges() {
+  constexpr int64_t kHour = 3600, kDay = 24 * kHour, kMaxMb = int64_t{1} << 30;
+  static constexpr FlagRange kRanges[] = {
+      {"reactors", 1, kMaxReactors, 0, "0 for the store's number, or one per CPU for a new store"},
+      {"http_port", 0, 65535, -1, "-1 for none"},
+      {"memory_limit_mb", 0, kMaxMb},
+      {"log_budget_mb", 0, kMaxMb},
+      {"log_budget_records", 0, INT64_MAX},
+      {"log_retained_mb", 1, kMaxMb, 0, "0 for none"},
+      {"max_connections", 1, UINT32_MAX},
+      {"default_budget_ms", 1, INT32_MAX},
+      {"max_budget_ms", 1, INT32_MAX},
+      {"snapshot_max_age_s", 1, 366 * kDay},
+      {"checkpoint_interval_s", 1, 30 * kDay},
+      {"scrub_mb_per_s", 1, 1'000'000, 0, "0 for never"},
+      {"scrub_interval_h", 1, 100'000},
+      {"idle_timeout_s", 1, 366 * kDay, 0, "0 for never"},
+      {"release_space_mb_per_s", 1, 1'000'000, 0, "0 for never"},
+      {"release_space_after_s", 1, 30 * kDay},
+      {"balance_moves_per_minute", 1, 600},
+      {"balance_target_percent", 10, 95},
+      {"replace_after_s", 1, 30 * kDay, 0, "0 for never"},
+      {"install_mb_per_s", 1, 1'000'000, 0, "0 for no limit"},
+      {"stall_timeout_s", 1, INT32_MAX},
+      {"shutdown_timeout_ms", 0, INT32_MAX},
+  };
+  return kRanges;
+}
+
+Result<AutoBalance> ParseAutoBalance(const std::string& text) {
+  if (text == "off") return AutoBalance::kOff;
+  if (text == "log") return AutoBalance::kLog;
+  if (text == "on") return AutoBalance::kOn;
+  return Error(Code::kInvalidArgument, "--auto_balance={}; it must be off, log or on", text);
+}
+
+Status CheckPorts(const NodeOptions& options) {
+  if (options.port != 0 && options.http_port == options.port) {
+    return Error(Code::kInvalidArgument, "--listen and --http_port both name port {}; choose another for one of them",
+                 options.port);
   }
+  if (options.peer_port == 0 || options.peer_host != options.host) return {};
+  const int32_t last = options.peer_port + static_cast<int32_t>(std::max(options.reactors, 1u)) - 1;
+  for (const auto& [flag, port] : {std::pair("--listen", int32_t{options.port}), {"--http_port", options.http_port}}) {
+    if (port < options.peer_port || port > last) continue;
+    return Error(Code::kInvalidArgument,
+                 "{} and --peer_listen both name port {}: --peer_listen takes {}; choose another for one of them", flag,
+                 port,
+                 last == options.peer_port ? "one for each reactor from its own on"
+                                           : fmt::format("{} to {}, one for each reactor", options.peer_port, last));
+  }
+  return {};
+}
+
+Status CheckOptions(const NodeOptions& options) {
+  if (options.data_dir.empty()) {
+    return Error(Code::kInvalidArgument,
+                 "--data_dir is required: the directory of the store, which is created if missing");
+  }
+  // What a shell makes of `--data_dir $UNSET --listen=...`.
+  if (options.data_dir.starts_with("--")) {
+    return Error(Code::kInvalidArgument,
+                 "--data_dir={} looks like a flag, so the directory's name is missing; write ./{} if it is meant",
+                 options.data_dir, options.data_dir);
+  }
+  if (options.partitions != 0 && (!std::has_single_bit(options.partitions) || options.partitions > kMaxPartitions)) {
+    return Error(Code::kInvalidArgument, "--partitions={}; it must be a power of two up to {}", options.partitions,
+                 kMaxPartitions);
+  }
+  RETURN_IF_ERROR(CheckClusterFlags(options));
   if (options.page_bytes != 0 &&
       (!std::has_single_bit(options.page_bytes) || options.page_bytes < 4096 || options.page_bytes > 65536)) {
     return Error(Code::kInvalidArgument, "--page_bytes={}; it must be 4096, 8192, 16384, 32768 or 65536",
                  options.page_bytes);
   }
-  if (options.http_port < -1 || options.http_port > 65535) {
-    return Error(Code::kInvalidArgument, "--http_port={}; it must be from 0 to 65535, or -1 for none",
-                 options.http_port);
-  }
-  if (options.port != 0 && options.http_port == options.port) {
-    return Error(Code::kInvalidArgument, "--listen and --http_port both name port {}; choose another for one of them",
-                 options.port);
-  }
-  if (options.memory_limit_bytes > kMaxLimitBytes) {
-    return Error(Code::kInvalidArgument, "--memory_limit_mb={}; it must be at most {}",
-                 options.memory_limit_bytes / kMiB, kMaxLimitBytes / kMiB);
-  }
-  if (options.log_budget_bytes > kMaxLimitBytes) {
-    return Error(Code::kInvalidArgument, "--log_budget_mb={}; it must be at most {}", options.log_budget_bytes / kMiB,
-                 kMaxLimitBytes / kMiB);
-  }
-  if (options.log_retained_bytes > kMaxLimitBytes) {
-    return Error(Code::kInvalidArgument, "--log_retained_mb={}; it must be at most {}, or 0 for none",
-                 options.log_retained_bytes / kMiB, kMaxLimitBytes / kMiB);
-  }
-  if (options.max_connections == 0) return Error(Code::kInvalidArgument, "--max_connections must be at least 1");
-  return CheckTimes(options);
+  RETURN_IF_ERROR(CheckNumbers(options));
+  return CheckPorts(options);
 }
 
 Status ParseListen(const std::string& text, std::string* host, uint16_t* port) {

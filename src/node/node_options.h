@@ -4,8 +4,10 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 
+#include "src/base/flag_range.h"
 #include "src/base/result.h"
 #include "src/buffer_pool/page.h"
 #include "src/io/reactor.h"
@@ -113,6 +115,11 @@ Result<DescriptorSplit> SplitDescriptors(const NodeOptions& options, uint64_t li
 // kInvalidArgument: a log with this budget would stall writes, because nothing fits beside a batch.
 // The message names the smallest budget that works.
 Status CheckLogBudget(const NodeOptions& options, uint32_t reactors);
+// Of the flags of kvnode that are numbers, and need nothing else to be checked.
+std::span<const FlagRange> NodeFlagRanges();
+// kInvalidArgument: two flags name one port. Each reactor listens for the other nodes on a port of its own, so call it
+// again when options.reactors is known.
+Status CheckPorts(const NodeOptions& options);
 // Checks every field that can be checked without the data directory. The error names the flag and
 // its allowed values.
 Status CheckOptions(const NodeOptions& options);

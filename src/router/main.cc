@@ -120,11 +120,15 @@ Status OptionsFromFlags(RouterOptions* options) {
   return CheckOptions(*options);
 }
 
+int RefuseFlags(const Status& status) {
+  std::fprintf(stderr, "kvrouter: %s\nRun kvrouter --help for the list of flags.\n", status.message().c_str());
+  return kCannotStart;
+}
+
 int Run() {
   RouterOptions options;
   if (Status status = OptionsFromFlags(&options); !status.ok()) {
-    std::fprintf(stderr, "kvrouter: %s\nRun kvrouter --help for the list of flags.\n", status.message().c_str());
-    return kCannotStart;
+    return RefuseFlags(status);
   }
   std::signal(SIGPIPE, SIG_IGN);
   // Blocked in all threads, and taken here one by one.
@@ -159,6 +163,9 @@ int Run() {
 int main(int argc, char** argv) {
   gflags::SetVersionString(PANDO_VERSION);
   gflags::SetUsageMessage("kvrouter --nodes=HOST:PORT [flags]; kvrouter --help explains the flags");
+  if (pando::Status status = pando::CheckNumberFlags(argc, argv, pando::RouterFlagRanges()); !status.ok()) {
+    return pando::RefuseFlags(status);
+  }
   gflags::ParseCommandLineNonHelpFlags(&argc, &argv, /*remove_flags=*/true);
   if (FLAGS_help) {
     pando::PrintHelp();

@@ -11,12 +11,7 @@ namespace {
 
 constexpr size_t kMaxSeeds = 256;
 constexpr uint32_t kMaxReactors = 256;
-constexpr double kMaxHedgePercent = 2;
-
-Status CheckRange(const char* flag, int64_t value, int64_t least, int64_t most) {
-  if (value >= least && value <= most) return {};
-  return Error(Code::kInvalidArgument, "--{}={}: it must be {} to {}", flag, value, least, most);
-}
+constexpr int64_t kMaxHedgePercent = 2;
 
 }  // namespace
 
@@ -38,30 +33,54 @@ Result<std::vector<std::string>> ParseNodes(const std::string& text) {
   return nodes;
 }
 
+std::span<const FlagRange> RouterFlagRanges() {
+  static constexpr FlagRange kRanges[] = {
+      {"http_port", 0, UINT16_MAX, -1, "-1 for none"},
+      {"reactors", 1, kMaxReactors, 0, "0 for one per CPU"},
+      {"memory_limit_mb", kMinRouterMemoryBytes >> 20, int64_t{1} << 24},
+      {"max_connections", 1, 1'000'000},
+      {"default_budget_ms", 1, INT32_MAX},
+      {"max_budget_ms", 1, INT32_MAX},
+      {"stall_timeout_s", 1, 86'400},
+      {"idle_timeout_s", 1, INT32_MAX, 0, "0 for never"},
+      {"shutdown_timeout_ms", 0, 3'600'000},
+      {"hedge_percent", 0, kMaxHedgePercent},
+  };
+  return kRanges;
+}
+
 Status CheckOptions(const RouterOptions& options) {
   if (options.nodes.empty()) {
     return Error(Code::kInvalidArgument, "--nodes is missing: host:port of one or more nodes of the cluster");
   }
-  RETURN_IF_ERROR(CheckRange("http_port", options.http_port, -1, UINT16_MAX));
-  RETURN_IF_ERROR(CheckRange("reactors", options.reactors, 0, kMaxReactors));
-  RETURN_IF_ERROR(CheckRange("memory_limit_mb", static_cast<int64_t>(options.memory_limit_bytes >> 20),
-                             kMinRouterMemoryBytes >> 20, int64_t{1} << 24));
+  const auto check = [](const char* flag, auto value) { return CheckRange(RouterFlagRanges(), flag, value); };
+  RETURN_IF_ERROR(check("http_port", options.http_port));
+  if (options.port != 0 && options.http_port == options.port) {
+    return Error(Code::kInvalidArgument, "--listen and --http_port both name port {}; choose another for one of them",
+                 options.port);
+  }
+  RETURN_IF_ERROR(check("reactors", options.reactors));
+  RETURN_IF_ERROR(check("memory_limit_mb", options.memory_limit_bytes >> 20));
   const uint64_t most_cached = options.memory_limit_bytes - kMinRouterMemoryBytes;
   if (options.cache_bytes > most_cached) {
     return Error(Code::kInvalidArgument,
                  "--cache_mb={}: with --memory_limit_mb={} it must be 0 to {}, so that there is memory for requests",
                  options.cache_bytes >> 20, options.memory_limit_bytes >> 20, most_cached >> 20);
   }
-  RETURN_IF_ERROR(CheckRange("max_connections", options.max_connections, 1, 1'000'000));
-  RETURN_IF_ERROR(CheckRange("default_budget_ms", options.default_budget_ms, 1, INT32_MAX));
-  RETURN_IF_ERROR(CheckRange("max_budget_ms", options.max_budget_ms, options.default_budget_ms, INT32_MAX));
-  RETURN_IF_ERROR(CheckRange("stall_timeout_s", options.stall_timeout_s, 1, 86'400));
-  RETURN_IF_ERROR(CheckRange("idle_timeout_s", options.idle_timeout_s, 0, INT32_MAX));
-  if (!(options.hedge_percent >= 0 && options.hedge_percent <= kMaxHedgePercent)) {
-    return Error(Code::kInvalidArgument, "--hedge_percent={}: it must be 0 to {}", options.hedge_percent,
+  RETURN_IF_ERROR(check("max_connections", options.max_connections));
+  RETURN_IF_ERROR(check("default_budget_ms", options.default_budget_ms));
+  RETURN_IF_ERROR(check("max_budget_ms", options.max_budget_ms));
+  if (options.max_budget_ms < options.default_budget_ms) {
+    return Error(Code::kInvalidArgument, "--default_budget_ms={} is larger than --max_budget_ms={}",
+                 options.default_budget_ms, options.max_budget_ms);
+  }
+  RETURN_IF_ERROR(check("stall_timeout_s", options.stall_timeout_s));
+  RETURN_IF_ERROR(check("idle_timeout_s", options.idle_timeout_s));
+  if (!(options.hedge_percent >= 0 && options.hedge_percent <= double{kMaxHedgePercent})) {
+    return Error(Code::kInvalidArgument, "--hedge_percent={}; it must be from 0 to {}", options.hedge_percent,
                  kMaxHedgePercent);
   }
-  return CheckRange("shutdown_timeout_ms", options.shutdown_timeout_ms, 0, 3'600'000);
+  return check("shutdown_timeout_ms", options.shutdown_timeout_ms);
 }
 
 }  // namespace pando

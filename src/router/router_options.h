@@ -4,9 +4,11 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "src/base/flag_range.h"
 #include "src/base/result.h"
 
 namespace pando {
@@ -32,6 +34,8 @@ struct RouterOptions {
 inline constexpr uint64_t kRouterProcessBytes = 64u << 20;
 inline constexpr uint64_t kMinRouterMemoryBytes = 128u << 20;
 
+// Of the flags of kvrouter that are numbers.
+std::span<const FlagRange> RouterFlagRanges();
 // Checks every field. The error names the flag and its allowed values.
 Status CheckOptions(const RouterOptions& options);
 // Splits "h1:p,h2:p". kInvalidArgument names the part that is not an address.

@@ -502,6 +502,10 @@ class StartTest(unittest.TestCase):
         self.cannot_start("--reactors=17, but the new store would have --partitions=16", data, "--reactors=17")
         self.cannot_start("is not host:port", data, "--listen=nowhere")
         self.cannot_start("Its host is that of --listen: give an address", data, "--listen=192.0.2.1:0")
+        self.cannot_start("--replace_after_s=1h; it must be a whole number of seconds, without letters, from 1 to 2592000, or 0",
+                          data, "--replace_after_s=1h")
+        self.cannot_start("--install_mb_per_s=-3; it must be a whole number of MiB/s, from 1 to", data, "--install_mb_per_s",
+                          "-3")
         self.cannot_start("unknown command line flag", data, "--no_such_flag=1")
         self.cannot_start("is not a flag", data, "stray")
         help_text = subprocess.run([BIN_DIR / "kvnode", "--help"], capture_output=True, text=True, check=True).stdout

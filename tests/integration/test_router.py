@@ -240,6 +240,8 @@ class Router(unittest.TestCase):
             (["--nodes=127.0.0.1:1", "--listen=127.0.0.1:99999"], "--listen: "),
             (["--nodes=127.0.0.1:1", "--memory_limit_mb=1"], "--memory_limit_mb=1"),
             (["--nodes=127.0.0.1:1", "--http_port=70000"], "--http_port=70000"),
+            (["--nodes=127.0.0.1:1", "--listen=127.0.0.1:7450", "--http_port=7450"], "both name port 7450"),
+            (["--nodes=127.0.0.1:1", "--idle_timeout_s=1h"], "a whole number of seconds, without letters, from 1 to"),
             (["--nodes=127.0.0.1:1", "--log_dir=/nonexistent/dir"], "--log_dir=/nonexistent/dir"),
             (["--nodes=127.0.0.1:1", "extra"], "\"extra\" is not a flag"),
         ):

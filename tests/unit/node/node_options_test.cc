@@ -55,6 +55,35 @@ TEST(NodeOptions, ANodeOfAClusterListensOnAnAddressThatOthersCanUse) {
   EXPECT_THAT(CheckOptions(options).message(), HasSubstr("--peer_listen=0.0.0.0 names no machine"));
 }
 
+// The ports of other nodes begin at that of --peer_listen; before the store is read, only the first is known.
+TEST(NodeOptions, TwoFlagsCannotNameOnePort) {
+  NodeOptions options;
+  options.data_dir = "d";
+  options.topology = "file:/t";
+  options.node_id = 1;
+  options.port = 7420;
+  options.http_port = 7435;
+  options.peer_host = options.host;
+  options.peer_port = 7420;
+  EXPECT_THAT(CheckOptions(options).message(), HasSubstr("--listen and --peer_listen both name port 7420"));
+  options.peer_host = "10.0.0.1";
+  EXPECT_TRUE(CheckOptions(options).ok()) << "on another host it is another port";
+  options.peer_host = options.host;
+  options.peer_port = 7419;
+  EXPECT_TRUE(CheckOptions(options).ok());
+  options.reactors = 2;
+  EXPECT_THAT(
+      CheckOptions(options).message(),
+      HasSubstr("--listen and --peer_listen both name port 7420: --peer_listen takes 7419 to 7420, one for each"));
+  options.peer_port = 7430;
+  options.reactors = 5;
+  EXPECT_TRUE(CheckOptions(options).ok());
+  options.reactors = 6;
+  EXPECT_THAT(CheckOptions(options).message(), HasSubstr("--http_port and --peer_listen both name port 7435"));
+  options.peer_port = 0;
+  EXPECT_TRUE(CheckOptions(options).ok());
+}
+
 TEST(NodeOptions, ALogNeedsRoomForAFewBatches) {
   NodeOptions options;
   for (uint32_t reactors : {1u, 2u, 64u}) EXPECT_TRUE(CheckLogBudget(options, reactors).ok()) << reactors;
