@@ -4,9 +4,11 @@
 #include <utility>
 
 #include "src/io/call_on.h"
+#include "src/io/directory.h"
 #include "src/node/reactor_part.h"
 #include "src/node/twin.h"
 #include "src/replication/replica_host.h"
+#include "src/topology/file_topology.h"
 #include "src/topology/topology_spec.h"
 
 namespace pando {
@@ -76,6 +78,26 @@ Task<replication::RecordCas> TopologyAccess::CompareAndSwap(PartitionRecord desi
 
 // -- before the node
 
+namespace {
+
+// A directory that is not a store yet may be that of a topology, by another name than --topology gives it.
+Task<Status> CheckHoldsNoMap(Reactor& reactor, const std::string& data_dir) {
+  std::string path = data_dir;
+  Result<Directory> opened = co_await Directory::Open(reactor, std::move(path));
+  if (opened.code() == Code::kNotFound) co_return Status();
+  if (!opened.ok()) co_return opened.TakeStatus();
+  Result<std::vector<std::string>> names = opened->List();
+  CO_RETURN_IF_ERROR(co_await opened->Close());
+  if (!names.ok()) co_return names.TakeStatus();
+  const auto found = std::find_if(names->begin(), names->end(), FileTopology::IsRevisionName);
+  if (found == names->end()) co_return Status();
+  co_return Error(Code::kInvalidArgument,
+                  "--data_dir={} is the directory of a topology: it holds {}. Give the node a directory of its own",
+                  data_dir, *found);
+}
+
+}  // namespace
+
 Task<Status> CheckMembership(Reactor& reactor, const NodeOptions& options, bool has_store) {
   CO_ASSIGN_OR_RETURN(const std::optional<NodeIdentity> identity, co_await LoadIdentity(reactor, options.data_dir));
   if (identity && !options.clustered()) {
@@ -97,7 +119,8 @@ Task<Status> CheckMembership(Reactor& reactor, const NodeOptions& options, bool 
         "that kvadmin cluster show lists, another one on each machine",
         options.data_dir);
   }
-  co_return Status();
+  if (has_store) co_return Status();
+  co_return co_await CheckHoldsNoMap(reactor, options.data_dir);
 }
 
 Task<Result<uint32_t>> ReadRanges(Reactor& reactor, const NodeOptions& options) {

@@ -8,6 +8,7 @@
 #include "src/base/counted.h"
 #include "src/engine/engine.h"
 #include "src/io/socket_address.h"
+#include "src/topology/topology_spec.h"
 
 namespace pando {
 
@@ -188,6 +189,10 @@ Status CheckClusterFlags(const NodeOptions& options) {
   if (!options.clustered() && (options.node_id != 0 || !options.peer_host.empty())) {
     return Error(Code::kInvalidArgument, "{} means nothing without --topology, which says where the cluster's map is",
                  options.node_id != 0 ? "--node_id" : "--peer_listen");
+  }
+  if (options.clustered()) {
+    ASSIGN_OR_RETURN(const TopologySpec spec, ParseTopologySpec(options.topology));
+    RETURN_IF_ERROR(CheckApart(spec, options.data_dir));
   }
   // The topology tells other nodes and clients this address, and nobody can connect to "any".
   for (const auto& [flag, host] :

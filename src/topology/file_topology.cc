@@ -34,6 +34,8 @@ std::optional<ParsedName> ParseName(const std::string& name) {
 
 }  // namespace
 
+bool FileTopology::IsRevisionName(const std::string& name) { return ParseName(name).has_value(); }
+
 std::string FileTopology::FileName(const std::string& key, Revision revision) {
   std::string name = fmt::format("{}.{:012}", key, revision);
   std::replace(name.begin(), name.end(), '/', '.');

@@ -60,6 +60,9 @@ class FileTopology final : public TopologyStore {
   bool one_counter() const override { return false; }  // each key counts its own
   const std::string& name() const override { return name_; }
 
+  // Whether a file of this name, in any directory, is a revision of a key.
+  static bool IsRevisionName(const std::string& name);
+
   // For tests. The name of a revision's file, and its contents.
   static std::string FileName(const std::string& key, Revision revision);
   static std::string FileContents(const std::string& key, Revision revision, const std::string& value);

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "src/base/address.h"
+#include "src/io/resolved_path.h"
 #include "src/topology/file_topology.h"
 
 namespace pando {
@@ -101,6 +102,18 @@ Result<TopologySpec> ParseTopologySpec(std::string_view text) {
   RETURN_IF_ERROR(ParseFiles(text, rest, &spec.etcd));
   spec.etcd.name = place;
   return spec;
+}
+
+Status CheckApart(const TopologySpec& spec, const std::string& data_dir) {
+  if (spec.directory.empty()) return Status();
+  const std::string data = ResolvedPath(data_dir), map = ResolvedPath(spec.directory);
+  const char* how = data == map ? "is" : LiesIn(map, data) ? "holds" : LiesIn(data, map) ? "lies in" : nullptr;
+  if (how == nullptr) return Status();
+  return Error(
+      Code::kInvalidArgument,
+      "the data directory {} {} the directory of the topology, {}: the node would mix its store with the files "
+      "of the map. Give the node a directory of its own; if it has served before, the one that it had",
+      data_dir, how, spec.directory);
 }
 
 Task<Result<std::unique_ptr<TopologyStore>>> OpenTopologyStore(Reactor& reactor, TopologySpec spec) {

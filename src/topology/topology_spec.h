@@ -24,6 +24,10 @@ struct TopologySpec {
 // Returns kInvalidArgument, with what is wrong and an example, for anything else.
 Result<TopologySpec> ParseTopologySpec(std::string_view text);
 
+// kInvalidArgument: the data directory of a node is the directory of a file topology, holds it, or lies in it. The node
+// would mix its files with those of the map. Touches neither.
+Status CheckApart(const TopologySpec& spec, const std::string& data_dir);
+
 Task<Result<std::unique_ptr<TopologyStore>>> OpenTopologyStore(Reactor& reactor, TopologySpec spec);
 
 }  // namespace pando

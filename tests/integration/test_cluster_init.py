@@ -9,7 +9,7 @@ import time
 import unittest
 
 from kvadmin_process import CORRUPTION, FAILED, KVADMIN, NO, OK, USAGE, run
-from node_process import temporary_directory
+from node_process import BIN_DIR, temporary_directory
 
 NODES = "1@a,2@b,3@c,4@a"
 TIMEOUT_S = 60
@@ -86,6 +86,35 @@ class ClusterInit(unittest.TestCase):
             self.assertIn(f"the cluster {done['cluster_id']} exists already", error["message"])
             self.assertIn("kvadmin cluster show prints it", error["message"])
         self.assertEqual(sorted(os.listdir(self.place)), before)
+
+    def refuses_to_start(self, data_dir, *flags):
+        before = sorted(os.listdir(self.root)), sorted(os.listdir(self.place))
+        done = subprocess.run([BIN_DIR / "kvnode", f"--data_dir={data_dir}", "--listen=127.0.0.1:0", "--http_port=-1", *flags],
+                              capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertEqual((sorted(os.listdir(self.root)), sorted(os.listdir(self.place))), before, "something was written")
+        return done.stderr
+
+    def test_the_map_and_a_store_stay_apart(self):
+        """Two arguments that are mixed up: a node refuses the directory of the map, and init that of a node."""
+        self.cluster("init", "--nodes", NODES)
+        flags = [f"--topology=file:{self.place}", "--node_id=2"]
+        for data_dir, how in ((self.place, "is the directory of"), (self.root, "holds the"), (self.place / "node-2", "lies in")):
+            self.assertIn(f"{data_dir} {how}", self.refuses_to_start(data_dir, *flags))
+        # Also if it does not say where the map is, or names another one.
+        self.assertIn("holds cluster.000000000001", self.refuses_to_start(self.place))
+        other = self.root / "other"
+        shutil.copytree(self.place, other)
+        self.assertIn("is the directory of a topology", self.refuses_to_start(other, *flags))
+        node = self.root / "node-1"
+        (node / "topology").mkdir(parents=True)
+        (node / "store.meta").write_bytes(b"")
+        for place in (node, node / "topology"):
+            done = self.kv("cluster", "init", f"--topology=file:{place}", "--nodes", NODES, expect=USAGE)
+            self.assertIn(f"{node} is the data directory of a node", done.err)
+        self.assertEqual(sorted(os.listdir(node)), ["store.meta", "topology"])
+        done = self.kv("topology", "recover", f"file:{self.place}", "--nodes=1", f"--data-dirs={self.place}", expect=USAGE)
+        self.assertIn("is the directory of the topology", done.err)
 
     def test_killed_and_continued(self):
         """kvadmin is killed at random moments. The same command continues; others are refused."""

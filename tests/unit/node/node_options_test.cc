@@ -3,6 +3,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
 
 #include "src/engine/engine.h"
 
@@ -82,6 +85,40 @@ TEST(NodeOptions, TwoFlagsCannotNameOnePort) {
   EXPECT_THAT(CheckOptions(options).message(), HasSubstr("--http_port and --peer_listen both name port 7435"));
   options.peer_port = 0;
   EXPECT_TRUE(CheckOptions(options).ok());
+}
+
+// Two flags that are mixed up would put a store among the files of the map.
+TEST(NodeOptions, TheStoreIsApartFromTheTopology) {
+  namespace fs = std::filesystem;
+  const fs::path root = fs::path(testing::TempDir()) / fmt::format("node-options-{}", ::getpid());
+  fs::create_directories(root / "map");
+  fs::create_directory_symlink(root / "map", root / "link");
+  NodeOptions options;
+  options.node_id = 1;
+  const auto refusal = [&](const fs::path& data_dir, const fs::path& map) {
+    options.data_dir = data_dir.string();
+    options.topology = "file:" + map.string();
+    const Status status = CheckOptions(options);
+    EXPECT_TRUE(status.ok() || status.code() == Code::kInvalidArgument) << status.ToString();
+    return status.message();
+  };
+  const std::string is = "is the directory of the topology", holds = "holds the directory of the topology",
+                    in = "lies in the directory of the topology";
+  EXPECT_THAT(refusal(root / "map", root / "map"), HasSubstr(is));
+  EXPECT_THAT(refusal(root / "map/", root / "map/../map"), HasSubstr(is));
+  EXPECT_THAT(refusal(root / "link", root / "map"), HasSubstr(is));
+  EXPECT_THAT(refusal(root / "map", root / "link"), HasSubstr(is));
+  EXPECT_THAT(refusal(root, root / "map"), HasSubstr(holds));
+  EXPECT_THAT(refusal("/", root / "map"), HasSubstr(holds));
+  EXPECT_THAT(refusal(root / "map/node-1", root / "map"), HasSubstr(in));
+  EXPECT_THAT(refusal(root / "link/a/b", root / "map"), HasSubstr(in));
+  EXPECT_THAT(refusal(root / "map", root / "map"), HasSubstr("if it has served before, the one that it had"));
+  EXPECT_EQ(refusal(root / "map-1", root / "map"), "");
+  EXPECT_EQ(refusal(root / "node-1", root / "map"), "");
+  EXPECT_EQ(refusal(root / "map", root / "map-of-another"), "");
+  options.topology = "etcd://10.0.0.1:2379/production";
+  EXPECT_TRUE(CheckOptions(options).ok());
+  fs::remove_all(root);
 }
 
 TEST(NodeOptions, ALogNeedsRoomForAFewBatches) {

@@ -2,9 +2,11 @@
 //
 // Threads: one.
 #include <algorithm>
+#include <filesystem>
 #include <memory>
 
 #include "src/base/counted.h"
+#include "src/io/resolved_path.h"
 #include "src/partition/store.h"
 #include "src/topology/cluster_init.h"
 #include "src/topology/topology_spec.h"
@@ -15,6 +17,8 @@
 namespace pando::admin {
 
 namespace {
+
+namespace fs = std::filesystem;
 
 struct ClusterOptions {
   std::string place, nodes;
@@ -148,8 +152,25 @@ Task<Result<ExitCode>> Init(Reactor* reactor, const Globals* globals, TopologySp
   co_return kExitOk;
 }
 
+// A node refuses to keep its store with the map (CheckApart), so the map must not come to a store either.
+Status CheckHoldsNoStore(const TopologySpec& spec) {
+  if (spec.directory.empty()) return Status();
+  std::error_code error;
+  fs::path place = ResolvedPath(spec.directory);
+  while (!fs::exists(place / "store.meta", error)) {
+    if (place == place.parent_path()) return Status();
+    place = place.parent_path();
+  }
+  return Error(
+      Code::kInvalidArgument,
+      "--topology=file:{}: {} is the data directory of a node, because it holds store.meta; give the map of the "
+      "cluster a directory of its own",
+      spec.directory, place.string());
+}
+
 Result<ExitCode> RunInit(const Globals* globals, const ClusterOptions& options) {
   ASSIGN_OR_RETURN(TopologySpec spec, ParseTopologySpec(options.place));
+  RETURN_IF_ERROR(CheckHoldsNoStore(spec));
   ClusterPlan plan;
   ASSIGN_OR_RETURN(plan.nodes, ParseNodes(options.nodes));
   plan.partitions = options.partitions;

@@ -157,6 +157,7 @@ class Recovery {
     CO_ASSIGN_OR_RETURN(input_.was_not_split, NumbersOf("--was-not-split", o_.was_not_split));
     CO_ASSIGN_OR_RETURN(TopologySpec spec, ParseTopologySpec(o_.place));
     for (const std::string& data_dir : o_.data_dirs) {
+      CO_RETURN_IF_ERROR(CheckApart(spec, data_dir));
       CO_RETURN_IF_ERROR(CheckReadable(data_dir));
       CO_RETURN_IF_ERROR((co_await LoadStore(reactor_, data_dir)).status());
       CO_ASSIGN_OR_RETURN(File lock, co_await LockStoreForReading(reactor_, data_dir));
