@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 
-from node_process import NodeProcess, ROOT, temporary_directory
+from node_process import CONTEXT, NodeProcess, ROOT, temporary_directory, ttypes
 
 sys.path.insert(0, str(ROOT / "clients" / "conformance"))
 from run import SKIPPED, conform  # noqa: E402  pylint: disable=wrong-import-position
@@ -22,9 +22,12 @@ def run_tour():
     assert done.returncode == 0
     for line in ("get: red - no such key: null", "first update applied: true - second: false because it is yellow",
                  "counter: 9007199254740993n", "batch applied: true", "touched: true - removed; its value was ...",
-                 "scan: fruit/apple yellow\nscan: fruit/pear green", "in the snapshot: 2n - now: 1n",
-                 "watch: fruit/pear removed", "an error: BAD_REQUEST", "applied: NO"):
+                 "scan: node-sample/fruit/apple yellow\nscan: node-sample/fruit/pear green", "in the snapshot: 2n - now: 1n",
+                 "watch: node-sample/fruit/pear removed", "an error: BAD_REQUEST", "applied: NO",
+                 "removed: 4n records"):
         assert line in done.stdout, f"missing: {line}"
+    with node.connect() as kv:
+        assert not kv.scan(CONTEXT, ttypes.ScanRequest()).rows, "it has left records"
     node.stop()
     shutil.rmtree(directory)
 
