@@ -70,7 +70,8 @@ def write_line(line, stream):
 
 
 def say(message):
-    write_line(f"\033[1m== {message}\033[0m", sys.stderr)
+    bold, plain = ("\033[1m", "\033[0m") if sys.stderr.isatty() else ("", "")
+    write_line(f"{bold}== {message}{plain}", sys.stderr)
 
 
 def tell(message):
