@@ -19,7 +19,10 @@ struct FollowerStatus {
   4: bool learner
   /** Everything up to this LSN is on its disk, as far as it has said so. */
   5: i64 durable_lsn
-  /** What it lacks of the master's log: records, and for how long it has lacked some of them. */
+  /**
+   * What it lacks of the master's log: records, and for how long it has lacked some of them. -1 = unknown: it has not
+   * told this master what it has, since the master was elected or the replica was added.
+   */
   6: i64 behind_records
   7: i64 behind_ms
   /** Since when the master has not heard it. */

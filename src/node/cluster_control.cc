@@ -32,8 +32,11 @@ api::ReplicaStatus ToStatus(const replication::ReplicaReport& report) {
     follower.in_sync = f.in_sync;
     follower.learner = f.learner;
     follower.durable_lsn = static_cast<int64_t>(f.durable_lsn);
-    follower.behind_records = static_cast<int64_t>(report.last_lsn - std::min(report.last_lsn, f.durable_lsn));
-    follower.behind_ms = f.behind_ns / kMillisecond;
+    // Of one that has acknowledged nothing to this master, all of the log would be counted.
+    const bool known = f.durable_lsn > 0 || report.last_lsn == 0;
+    const Lsn behind = report.last_lsn - std::min(report.last_lsn, f.durable_lsn);
+    follower.behind_records = known ? static_cast<int64_t>(behind) : -1;
+    follower.behind_ms = known ? f.behind_ns / kMillisecond : -1;
     follower.silent_ms = f.silent_ns / kMillisecond;
   }
   return out;

@@ -78,7 +78,7 @@ struct ReplicaReport {
     ReplicaId replica;
     NodeId node = 0;
     bool in_sync = false, learner = false;
-    Lsn durable_lsn = 0;  // as far as it has acknowledged
+    Lsn durable_lsn = 0;  // as far as it has acknowledged; 0: it has acknowledged nothing to this master
     Nanos behind_ns = 0;  // since when it has lacked something
     Nanos silent_ns = 0;  // since its last heartbeat
   };

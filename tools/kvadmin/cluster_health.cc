@@ -52,6 +52,7 @@ std::string WhyMissing(const ClusterView& view, const ClusterView::Master& maste
   for (const api::FollowerStatus& f : master.status->followers) {
     if (f.node != static_cast<int32_t>(node)) continue;
     if (f.silent_ms > kLagMs) return "its master has not heard it for " + SecondsText(f.silent_ms);
+    if (f.behind_records < 0) return "it has not told its master yet what it has";
     return fmt::format("it is catching up, {} and {} behind",
                        Counted(static_cast<uint64_t>(f.behind_records), "record"), SecondsText(f.behind_ms));
   }
@@ -179,7 +180,9 @@ PartitionHealth JudgePartition(const ClusterView& view, const PartitionRecord& r
     p.epoch = static_cast<Epoch>(master.status->epoch);
     p.in_sync = {master.node};
     p.missing.clear();
+    bool all_known = true;
     for (const api::FollowerStatus& f : master.status->followers) {
+      all_known = all_known && f.behind_records >= 0;
       (f.in_sync ? p.in_sync : p.missing).push_back(static_cast<NodeId>(f.node));
       if (IsUnheard(view, record.id, f)) p.unheard = static_cast<NodeId>(f.node);
       p.behind_records = std::max(p.behind_records, f.behind_records);
@@ -191,6 +194,7 @@ PartitionHealth JudgePartition(const ClusterView& view, const PartitionRecord& r
                                        Counted(static_cast<uint64_t>(f.behind_records), "record"),
                                        SecondsText(f.behind_ms)));
     }
+    if (!all_known && p.behind_records == 0) p.behind_records = p.behind_ms = -1;
   }
   std::sort(p.in_sync.begin(), p.in_sync.end());
   std::sort(p.missing.begin(), p.missing.end());

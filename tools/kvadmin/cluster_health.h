@@ -42,7 +42,9 @@ struct PartitionHealth {
   NodeId master = 0;  // 0: none
   std::vector<NodeId> in_sync, missing;
   uint32_t replicas = 0, min_isr = 0;
-  int64_t behind_records = 0, behind_ms = 0;  // of the follower that is the furthest behind, as the master knows it
+  // Of the follower that is the furthest behind, as the master knows it. Less than 0: of some it does not know it, and
+  // those of which it does lack nothing.
+  int64_t behind_records = 0, behind_ms = 0;
   std::vector<std::string> problems;
   bool quarantined = false, few = false, lagging = false;
   bool knows_more = false;           // its master has told at least as much as the map

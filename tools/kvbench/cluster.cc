@@ -144,8 +144,9 @@ class PandoCluster final : public Cluster {
         (*leaders)[static_cast<size_t>(replica.partition)] = i;
         ++found;
         const bool all = static_cast<size_t>(replica.in_sync) == size();
-        level += all && std::all_of(replica.followers.begin(), replica.followers.end(),
-                                    [](const auto& follower) { return follower.in_sync && follower.behind_ms < 500; });
+        level += all && std::all_of(replica.followers.begin(), replica.followers.end(), [](const auto& follower) {
+                   return follower.in_sync && follower.behind_ms >= 0 && follower.behind_ms < 500;
+                 });
       }
     }
     if (found < partitions()) {

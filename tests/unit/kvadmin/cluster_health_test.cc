@@ -130,6 +130,20 @@ TEST_F(ClusterHealthTest, AReplicaThatIsNotInSyncIsExplained) {
   EXPECT_EQ(h.nodes[2].installing, 1u);
 }
 
+// A master that was just elected has not heard what the others have: that is not all of its log.
+TEST_F(ClusterHealthTest, WhatIsNotKnownIsNoLag) {
+  FollowerOf(2, 1, 1).behind_records = FollowerOf(2, 1, 1).behind_ms = -1;
+  ClusterHealth h = JudgeCluster(view_);
+  EXPECT_EQ(h.health, Health::kOk);
+  EXPECT_LT(h.partitions[1].behind_records, 0);
+  FollowerOf(2, 1, 3).behind_records = kRecords;  // it lags at least so far
+  FollowerOf(2, 1, 3).behind_ms = 200;
+  EXPECT_EQ(JudgeCluster(view_).partitions[1].behind_records, kRecords);
+  FollowerOf(2, 1, 1).in_sync = false;
+  EXPECT_THAT(JudgeCluster(view_).partitions[1].problems,
+              ElementsAre(HasSubstr("node 1: it has not told its master yet what it has")));
+}
+
 TEST_F(ClusterHealthTest, AFollowerThatLagsIsNamed) {
   FollowerOf(2, 1, 1).behind_records = kRecords;
   FollowerOf(2, 1, 1).behind_ms = 1999;

@@ -64,8 +64,9 @@ void PrintPartitions(const ClusterHealth& h, bool all) {
     any = true;
     const std::string problems = fmt::format("{}", fmt::join(p.problems, "; "));
     table.Row({std::to_string(p.partition), std::to_string(p.epoch), p.master == 0 ? "-" : std::to_string(p.master),
-               NodesText(p.in_sync), NodesText(p.missing), std::to_string(p.replicas), std::to_string(p.behind_records),
-               fmt::format("{} ms", p.behind_ms),
+               NodesText(p.in_sync), NodesText(p.missing), std::to_string(p.replicas),
+               p.behind_records < 0 ? "-" : std::to_string(p.behind_records),
+               p.behind_records < 0 ? "-" : fmt::format("{} ms", p.behind_ms),
                Cell(problems, p.stage == SplitStage::kServing ? "ok" : StageName(p.stage))});
   }
   if (any) tools::Print("\n{}", table.Render());
@@ -125,6 +126,7 @@ void PrintStatusJson(const ClusterHealth& h) {
                    {"behind_records", p.behind_records},
                    {"behind_ms", p.behind_ms},
                    {"problems", p.problems}};
+    if (p.behind_records < 0) partition["behind_records"] = partition["behind_ms"] = nullptr;
     PrintJson(Json{{"partition", partition}});
   }
   for (const SplitHealth& s : h.splits) {
@@ -175,7 +177,8 @@ void AddClusterStatusCommand(tools::Command cluster, Globals* globals) {
   command.Footer(
       "The first line is ok, degraded (everything is served, but something is missing) or unavailable (a partition is\n"
       "not served), with the cause; the second says what to do. LAG is what the follower that is the furthest behind\n"
-      "lacks, in records. Splits that run are listed below, with what they wait for. --server may name several nodes;\n"
+      "lacks, in records; -: since it was elected, the master has not heard what a follower has. Splits that run are "
+      "listed below, with what they wait for. --server may name several nodes;\n"
       "one that answers knows the others. With --json, the first line is {\"verdict\", \"cause\", \"next\"}, then "
       "come\n"
       "{\"topology\": ...}, {\"controller\": ...}, and a {\"node\": ...}, {\"partition\": ...} or {\"split\": ...} for "
