@@ -321,10 +321,11 @@ struct PartitionStats {
   uint64_t dirty_pages = 0;
   uint64_t pending_writes = 0;
   uint64_t expired_total = 0, snapshots = 0, snapshot_pinned_bytes = 0;
-  uint64_t cluster_snapshots = 0;    // of `snapshots`
-  uint64_t cluster_marks_total = 0;  // kClose and kLease that were applied
-  uint64_t clocks_ahead_total = 0;   // writes whose writer has seen versions that are too far ahead
-  uint64_t changes_kept = 0;         // for watchers
+  uint64_t cluster_snapshots = 0;        // of `snapshots`
+  int64_t cluster_snapshots_end_ms = 0;  // when the last of these expires, unless it is renewed, in ms since 1970
+  uint64_t cluster_marks_total = 0;      // kClose and kLease that were applied
+  uint64_t clocks_ahead_total = 0;       // writes whose writer has seen versions that are too far ahead
+  uint64_t changes_kept = 0;             // for watchers
   uint64_t checkpoints_total = 0, reads_total = 0, writes_total = 0, scans_total = 0;
   uint64_t disk_full_total = 0;            // writes refused with kDiskFull
   uint64_t uncommitted_refused_total = 0;  // writes refused because too much waits to be committed

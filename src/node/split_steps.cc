@@ -1,7 +1,9 @@
 // SplitDriver: the steps that it takes: records and replicas of halves, the feed, and what operators order.
+#include <algorithm>
 #include <tuple>
 #include <utility>
 
+#include "src/base/counted.h"
 #include "src/io/call_on.h"
 #include "src/node/split_driver.h"
 #include "src/replication/hosted_replica.h"
@@ -284,17 +286,20 @@ Task<Result<bool>> SplitDriver::SetOrder(uint32_t partition, std::optional<Split
 }
 
 Task<Status> SplitDriver::CheckSnapshots(uint32_t partition) {
-  auto ask = [part = OwnerOf(partition), partition](Reactor&) -> Task<uint64_t> {
+  auto ask = [part = OwnerOf(partition), partition](Reactor&) -> Task<std::pair<uint64_t, int64_t>> {
     const Partition* held = part->engine()->partition(partition);
-    co_return held == nullptr ? 0 : held->stats().cluster_snapshots;
+    if (held == nullptr) co_return std::pair<uint64_t, int64_t>();
+    const PartitionStats stats = held->stats();
+    co_return std::pair(stats.cluster_snapshots, stats.cluster_snapshots_end_ms);
   };
-  const uint64_t open = co_await CallOn(reactor_, static_cast<int>(partition % parts_.size()), std::move(ask));
+  const auto [open, end_ms] = co_await CallOn(reactor_, static_cast<int>(partition % parts_.size()), std::move(ask));
   if (open == 0) co_return Status();
   co_return Error(
       Code::kInvalidArgument,
-      "partition {}: {} snapshots of the cluster are open, which would end with the split: release them, or "
-      "wait until they have expired",
-      partition, open);
+      "partition {}: {} of the cluster {} open, and would end with the split: release them, or wait. The last one "
+      "expires in {} s, unless it is renewed",
+      partition, Counted(open, "snapshot"), open == 1 ? "is" : "are",
+      std::max<int64_t>(end_ms - reactor_.WallMs(), 0) / 1000 + 1);
 }
 
 Task<Result<api::SplitPartitionReply>> SplitDriver::Order(api::SplitPartitionRequest request) {

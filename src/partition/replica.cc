@@ -263,6 +263,7 @@ PartitionStats Replica::stats() const {
   s.pending_free_bytes = state_.file->pending_free_blocks() * kBlockBytes;
   s.snapshots = snapshots_.size();
   s.cluster_snapshots = snapshots_.of_cluster();
+  s.cluster_snapshots_end_ms = snapshots_.ClusterEndMs();
   s.snapshot_pinned_bytes = state_.file->held_blocks() * kBlockBytes;
   s.dirty_pages = state_.tree->dirty_pages();
   s.changes_kept = state_.changes.size();

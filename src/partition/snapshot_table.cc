@@ -202,6 +202,14 @@ const SnapshotInfo* SnapshotTable::Oldest() const {
   return oldest == snapshots_.end() ? nullptr : &oldest->second;
 }
 
+int64_t SnapshotTable::ClusterEndMs() const {
+  int64_t end_ms = 0;
+  for (const auto& [id, snapshot] : snapshots_) {
+    if (snapshot.of_cluster) end_ms = std::max(end_ms, snapshot.expires_at_ms);
+  }
+  return end_ms;
+}
+
 // -- releasing
 
 Status SnapshotTable::Renew(SnapshotId id, int64_t expires_at_ms) {

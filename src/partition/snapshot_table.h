@@ -44,6 +44,8 @@ class SnapshotTable {
   Status Gone(SnapshotId id) const;
   size_t size() const { return snapshots_.size(); }
   size_t of_cluster() const { return of_cluster_; }
+  // When the last of those expires; 0: there is none.
+  int64_t ClusterEndMs() const;
   // Null: none is open. Valid until the next suspension.
   const SnapshotInfo* Oldest() const;
 

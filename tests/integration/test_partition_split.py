@@ -294,6 +294,16 @@ class SplitTest(unittest.TestCase):
         for key in before:
             token = one.put(context(session=token), ttypes.PutRequest(key=key, value=b"1")).context.session
 
+        # A snapshot would end with the split. Whoever orders it is told until when to wait.
+        opened = [run("--json", "snapshot", "open", "--ttl-s", ttl_s, server=self.routers[0].address).json()["snapshot"]
+                  for ttl_s in (60, 300)]
+        for snapshot, text in zip(opened, ("2 snapshots of the cluster are open", "1 snapshot of the cluster is open")):
+            refused = self.kv("partition", "split", "0", expect=FAILED).err
+            self.assertIn(text, refused)
+            seconds = int(re.search(r"The last one expires in (\d+) s, unless it is renewed", refused).group(1))
+            self.assertTrue(200 < seconds <= 301, refused)
+            self.assertEqual(run("snapshot", "release", snapshot, server=self.routers[1].address).code, OK)
+
         changes = []
         watching = threading.Thread(target=self.watch, args=(position, before + after, changes))
         watching.start()
