@@ -51,6 +51,16 @@ Status WriteDurably(const std::string& path, const std::string& bytes, bool repl
   return status.ok() ? SyncParent(path) : status;
 }
 
+Result<int> LockDirectory(const std::string& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return ErrnoError(errno, "open {}", path);
+  if (::flock(fd, LOCK_EX | LOCK_NB) == 0) return fd;
+  const int why = errno;
+  ::close(fd);
+  if (why != EWOULDBLOCK) return ErrnoError(why, "lock {}", path);
+  return Error(Code::kLocked, "{}: another process is writing into this directory; wait until it ends", path);
+}
+
 Result<int> OpenAndLock(const std::string& path, const std::function<void()>& opened) {
   for (;;) {
     const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
@@ -66,7 +76,7 @@ Result<int> OpenAndLock(const std::string& path, const std::function<void()>& op
     ::close(fd);
     if (locked) continue;  // the holder has just renamed its file
     if (why != EWOULDBLOCK) return ErrnoError(why, "lock {}", path);
-    return Error(Code::kAlreadyExists, "{}: another process is writing this file; wait until it ends", path);
+    return Error(Code::kLocked, "{}: another process is writing this file; wait until it ends", path);
   }
 }
 

@@ -19,9 +19,12 @@ Status SyncParent(const std::string& path);
 // there; otherwise that is kAlreadyExists.
 Status WriteDurably(const std::string& path, const std::string& bytes, bool replace);
 
+// Opens a directory and locks it (flock). kLocked when another process holds the lock.
+Result<int> LockDirectory(const std::string& path);
+
 // Opens a file for reading and writing, creates it if it does not exist, and locks it (flock). The
 // returned descriptor is that of the file which has the name now: another process may rename or
-// remove the file between the opening and the locking. kAlreadyExists when another process holds
+// remove the file between the opening and the locking. kLocked when another process holds
 // the lock. Tests pass `opened`, which is called between the two steps.
 Result<int> OpenAndLock(const std::string& path, const std::function<void()>& opened = nullptr);
 

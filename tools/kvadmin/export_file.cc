@@ -56,17 +56,35 @@ std::vector<std::string> WordsOf(const std::string& identity) {
   return words;
 }
 
-// "prefix= and jsonl there, and prefix=42 and csv here"
-std::string Difference(const std::string& there, const std::string& here) {
+// Keys, which are in hexadecimal in an identity, as they are shown elsewhere.
+std::string Shown(const std::string& word) {
+  if (word == "snapshot=") return "snapshot=now";
+  const size_t equals = word.find('=');
+  const std::string name = word.substr(0, equals);
+  if (name != "start" && name != "end" && name != "prefix") return word;
+  const Result<std::string> key = HexDecode(word.substr(equals + 1));
+  return key.ok() ? fmt::format("{}={}", name, Printable(*key, Encoding::kText)) : word;
+}
+
+}  // namespace
+
+std::string ExportDifference(const std::string& there, const std::string& here) {
   const std::vector<std::string> a = WordsOf(there), b = WordsOf(here);
   const auto only = [](const std::vector<std::string>& in, const std::vector<std::string>& not_in) {
     std::vector<std::string> left;
     for (const std::string& word : in) {
-      if (std::find(not_in.begin(), not_in.end(), word) == not_in.end()) left.push_back(word);
+      if (std::find(not_in.begin(), not_in.end(), word) == not_in.end()) left.push_back(Shown(word));
     }
     return left.empty() ? "nothing" : fmt::format("{}", fmt::join(left, " and "));
   };
   return fmt::format("{} there, and {} here", only(a, b), only(b, a));
+}
+
+namespace {
+
+nlohmann::json ReadState(const std::string& path) {
+  std::ifstream in(path);
+  return nlohmann::json::parse(in, nullptr, false);
 }
 
 // Whether this is what Save writes. The file may be damaged, or another program's.
@@ -102,6 +120,7 @@ Result<std::string> Resolve(const std::string& path) {
 
 ExportFile::~ExportFile() {
   if (!file_) return;
+  if (created_ && !ours_) ::unlink(partial_.c_str());  // Open has refused to go on
   if (ours_ && !resumable_) {
     // While the lock is held. A file that cannot be removed is overwritten by the next export.
     ::unlink(partial_.c_str());
@@ -118,13 +137,26 @@ Status ExportFile::Open(const std::string& path, const std::string& identity, bo
   identity_ = identity;
   partial_ = path_ + ".partial";
   state_ = partial_ + ".state";
+  std::error_code error;
+  created_ = !fs::exists(partial_, error);
   ASSIGN_OR_RETURN(const int fd, OpenAndLock(partial_));
   file_ = ::fdopen(fd, "r+b");
   CHECK(file_) << partial_;
   RETURN_IF_ERROR(CheckOwner());
+  return Begin(resume, position);
+}
+
+// REQUIRES: FILE.partial is open and locked.
+Status ExportFile::Begin(bool resume, Position* position) {
   std::error_code error;
-  ours_ = !fs::exists(state_, error);  // the file is new, so nothing is lost if Open fails
-  if (resume) RETURN_IF_ERROR(LoadState(position));
+  const bool began = fs::exists(state_, error);
+  ours_ = !began;  // the file is new, so nothing is lost if Open fails
+  if (resume && began) RETURN_IF_ERROR(LoadState(position));
+  if (!resume && began) {
+    const nlohmann::json state = ReadState(state_);
+    Result<std::string> snapshot = Base64Decode(IsState(state) ? state["snapshot_b64"].get<std::string>() : "");
+    Discard(snapshot.ok() ? *std::move(snapshot) : "");
+  }
   resumable_ = position->bytes > 0;
   bytes_ = position->bytes;
   // When the export starts over, the state of an interrupted one describes data that is overwritten
@@ -136,10 +168,16 @@ Status ExportFile::Open(const std::string& path, const std::string& identity, bo
   }
   ours_ = true;
   // Cut off what was written after the saved position; it is written again.
-  if (::ftruncate(fd, static_cast<off_t>(bytes_)) != 0 || std::fseek(file_, static_cast<long>(bytes_), SEEK_SET) != 0) {
+  if (::ftruncate(::fileno(file_), static_cast<off_t>(bytes_)) != 0 ||
+      std::fseek(file_, static_cast<long>(bytes_), SEEK_SET) != 0) {
     return ErrnoError(errno, "cut {} to {} bytes", partial_, bytes_);
   }
   return Status();
+}
+
+void ExportFile::Discard(std::string snapshot) {
+  has_discarded_ = true;
+  discarded_snapshot_ = std::move(snapshot);
 }
 
 // An empty file may be what an export left that was killed before it wrote its state.
@@ -155,9 +193,7 @@ Status ExportFile::CheckOwner() const {
 }
 
 Status ExportFile::LoadState(Position* position) {
-  std::ifstream in(state_);
-  if (!in) return Status();  // nothing to resume
-  auto state = nlohmann::json::parse(in, nullptr, false);
+  const nlohmann::json state = ReadState(state_);
   if (!IsState(state)) {
     return Error(Code::kInvalidArgument, "{}: this is not the state of an export; remove the file to start over",
                  state_);
@@ -165,9 +201,9 @@ Status ExportFile::LoadState(Position* position) {
   const std::string identity = state["export"];
   if (identity != identity_) {
     return Error(Code::kInvalidArgument,
-                 "{}: this state belongs to another export: {} (keys are in hexadecimal). Continue it as it was begun, "
-                 "or start over, without --resume",
-                 state_, Difference(identity, identity_));
+                 "{}: this state belongs to another export: {}. Continue it as it was begun, or start over, without "
+                 "--resume",
+                 state_, ExportDifference(identity, identity_));
   }
   ASSIGN_OR_RETURN(position->next_key, Base64Decode(state["next_key_b64"].get<std::string>()));
   ASSIGN_OR_RETURN(position->snapshot, Base64Decode(state["snapshot_b64"].get<std::string>()));
@@ -177,11 +213,16 @@ Status ExportFile::LoadState(Position* position) {
   if (state.contains("footer_b64") && state["footer_b64"].is_string()) {
     ASSIGN_OR_RETURN(position->footer, Base64Decode(state["footer_b64"].get<std::string>()));
   }
+  if (position->rows == 0) {  // it was killed before it had saved a position
+    Discard(position->snapshot);
+    *position = Position{};
+    return Status();
+  }
   std::error_code error;
-  uint64_t there = fs::file_size(partial_, error);
+  const uint64_t there = fs::file_size(partial_, error);
   if (error || there < position->bytes) {
-    return Error(Code::kInvalidArgument, "{}: the file is shorter than {} says; remove both files to start over",
-                 partial_, state_);
+    return Error(Code::kCorruption, "{}: the file {}, and had {} bytes, as {} says. Start over, without --resume",
+                 partial_, created_ || error ? "is gone" : fmt::format("has {} bytes", there), position->bytes, state_);
   }
   // Earlier versions have saved none.
   const bool has_hash = state.contains("file_hash") && state["file_hash"].is_string();
@@ -217,6 +258,11 @@ Status ExportFile::Flush() {
   if (std::fflush(file_) != 0) return ErrnoError(errno, "write {}", partial_);
   if (::fdatasync(::fileno(file_)) != 0) return ErrnoError(errno, "sync {}", partial_);
   return Status();
+}
+
+Status ExportFile::NoteSnapshot(const std::string& token) {
+  if (path_.empty() || token.empty()) return Status();
+  return WriteState({"", token});
 }
 
 Status ExportFile::Save(const Position& position) {
@@ -257,7 +303,8 @@ Status ExportFile::Finish(const std::string& manifest) {
   // file unlocked would begin to overwrite it. The state goes last: without it, a kill would leave
   // a FILE.partial that looks like somebody else's.
   if (std::rename(partial_.c_str(), path_.c_str()) != 0) return ErrnoError(errno, "rename {} to {}", partial_, path_);
-  resumable_ = ours_ = false;
+  resumable_ = ours_ = created_ = false;
+  named_ = true;
   std::error_code ignored;
   fs::remove(state_, ignored);
   fs::remove(state_ + ".next", ignored);  // left by an interrupted Save
@@ -265,6 +312,24 @@ Status ExportFile::Finish(const std::string& manifest) {
   if (std::fclose(file) != 0) return ErrnoError(errno, "close {}", path_);
   RETURN_IF_ERROR(SyncParent(path_));
   return WriteDurably(manifest_path, manifest, /*replace=*/true);
+}
+
+Result<nlohmann::ordered_json> FindCompleteExport(const std::string& path, const std::string& identity) {
+  ASSIGN_OR_RETURN(const std::string file, Resolve(path));
+  std::error_code error;
+  if (fs::exists(file + ".partial.state", error) || !fs::exists(file, error)) return nlohmann::ordered_json();
+  std::ifstream in(file + ".manifest");
+  if (!in) return nlohmann::ordered_json();
+  auto manifest = nlohmann::ordered_json::parse(in, nullptr, false);
+  if (!manifest.is_object() || !manifest.contains("pando_export")) return nlohmann::ordered_json();
+  const std::string there = manifest.value("export", std::string());
+  if (there != identity) {
+    return Error(Code::kInvalidArgument,
+                 "{}: is complete, and another export{}. Choose another file, or start over, without --resume", path,
+                 there.empty() ? ", of an earlier version" : ": " + ExportDifference(there, identity));
+  }
+  RETURN_IF_ERROR(CheckAgainstManifest(file));
+  return manifest;
 }
 
 Status CheckAgainstManifest(const std::string& path) {

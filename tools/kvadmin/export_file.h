@@ -7,11 +7,15 @@
 // The state exists before the first row, so a FILE.partial that has rows but no state is somebody
 // else's: it is left alone. A lock on FILE.partial keeps other exports away until the rename.
 //
+// The state names the snapshot that is read, as soon as there is one (NoteSnapshot), also where nothing can be resumed:
+// the export that begins anew can release it.
+//
 // Threads: one.
 #pragma once
 
 #include <cstdint>
 #include <cstdio>
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "src/base/hash.h"
@@ -36,10 +40,13 @@ class ExportFile {
 
   // "-" is standard output. If `path` is a symbolic link, its target is written. `identity`
   // describes what is exported, and where. With `resume`, a saved state with another identity is an
-  // error. Without `resume`, Open overwrites the state of an earlier export. Sets `position` to where the export
-  // continues, which is the start when there is nothing to resume.
+  // error, and one without rows is nothing to resume. Without `resume`, Open overwrites the state of an earlier export.
+  // Sets `position` to where the export continues, which is the start when there is nothing to resume. kLocked: another
+  // process exports to the file. kCorruption: what was written is not there any more.
   Status Open(const std::string& path, const std::string& identity, bool resume, Position* position);
   Status Write(const std::string& bytes);
+  // Says in the state which snapshot is read, before there are rows. It does not make the export resumable.
+  Status NoteSnapshot(const std::string& token);
   // Makes the written rows durable and saves the position. Ignores position.bytes.
   Status Save(const Position& position);
   // Syncs the file, removes the state, and renames the file to its final name. Then writes FILE.manifest, which says
@@ -50,9 +57,16 @@ class ExportFile {
   std::string hash() const;
   // Whether a later export can resume this one: a state was saved, and Finish was not called.
   bool resumable() const { return resumable_; }
+  // Whether the file has its final name. Finish may have failed after that.
+  bool is_named() const { return named_; }
+  // Of the export that Open has thrown away: whether there was one, and its snapshot, which may be empty.
+  bool has_discarded() const { return has_discarded_; }
+  const std::string& discarded_snapshot() const { return discarded_snapshot_; }
 
  private:
+  Status Begin(bool resume, Position* position);
   Status LoadState(Position* position);
+  void Discard(std::string snapshot);
   Status ReadWritten(uint64_t bytes, const std::string& wanted_hash);
   Status WriteState(const Position& position);
   Status CheckOwner() const;
@@ -64,7 +78,17 @@ class ExportFile {
   Hasher64 hash_;      // of these bytes
   bool ours_ = false;  // FILE.partial and its state belong to this export
   bool resumable_ = false;
+  bool created_ = false;  // FILE.partial, by Open
+  bool named_ = false, has_discarded_ = false;
+  std::string discarded_snapshot_;
 };
+
+// What two identities differ in: "prefix=a/ there, and prefix=b/ here".
+std::string ExportDifference(const std::string& there, const std::string& here);
+
+// The manifest of a complete export at `path`, if `identity` is that export's and the file is what was exported; "null"
+// if there is none, or if an interrupted export has begun after it. kInvalidArgument: it is another export.
+Result<nlohmann::ordered_json> FindCompleteExport(const std::string& path, const std::string& identity);
 
 // If there is a PATH.manifest of an export, compares the file with it. kCorruption: it is not what was exported.
 Status CheckAgainstManifest(const std::string& path);

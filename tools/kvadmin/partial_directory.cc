@@ -138,7 +138,7 @@ Status PartialDirectory::OpenMarker() {
   const bool busy = marker_ < 0 || locked || why == EWOULDBLOCK;
   Unlock();
   if (!busy) return ErrnoError(why, "lock {}", marker);
-  return Error(Code::kAlreadyExists,
+  return Error(Code::kLocked,
                "{}: another kvadmin builds this directory now; wait until it ends, or choose another name", partial_);
 }
 

@@ -36,8 +36,8 @@ class PartialDirectory {
   // when its .partial directory exists and was not created by kvadmin. kInvalidArgument when it is
   // empty or a mount point. kNotFound when the directory that would hold it does not exist. Changes nothing.
   Status Prepare(const std::string& final_path);
-  // Creates the directory, without what a killed attempt left in it. kAlreadyExists when another
-  // process builds it, or has just finished it.
+  // Creates the directory, without what a killed attempt left in it. kLocked when another process
+  // builds it, kAlreadyExists when it has just finished it.
   Status Create();
   // Call it once all contents are durable. The rename is durable when Commit returns. kAborted when
   // the directory is no longer the one that Create made.

@@ -38,6 +38,10 @@ Result<Range> BuildRange(const RangeOptions& options) {
   ASSIGN_OR_RETURN(range.start, DecodeInput(options.start, options.encoding, "--start"));
   ASSIGN_OR_RETURN(range.end, DecodeInput(options.end, options.encoding, "--end"));
   ASSIGN_OR_RETURN(range.prefix, DecodeInput(options.prefix, options.encoding, "--prefix"));
+  if (!range.end.empty() && range.start > range.end) {
+    return Error(Code::kInvalidArgument, "--start {} is above --end {}, so no key can be between them", options.start,
+                 options.end);
+  }
   ASSIGN_OR_RETURN(range.snapshot, Base64Decode(options.snapshot));
   ASSIGN_OR_RETURN(range.cursor, Base64Decode(options.cursor));
   return Result<Range>(std::move(range));

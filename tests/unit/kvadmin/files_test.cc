@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <sstream>
 
 #include "src/base/hash.h"
@@ -123,7 +124,7 @@ TEST_F(FilesTest, OneBuildsADirectoryAtATime) {
   ASSERT_TRUE(first.Create().ok());
   Put("d.partial/part-1", "first");
   Status refused = second.Create();
-  EXPECT_EQ(refused.code(), Code::kAlreadyExists);
+  EXPECT_EQ(refused.code(), Code::kLocked);
   EXPECT_THAT(refused.message(), HasSubstr("another kvadmin"));
   EXPECT_EQ(Get("d.partial/part-1"), "first");
   ASSERT_TRUE(first.Commit().ok());
@@ -175,7 +176,7 @@ TEST_F(FilesTest, NamesAreRelativeToTheWorkingDirectory) {
 
 TEST_F(FilesTest, TheLockedFileIsTheOneWithTheName) {
   int holder = *OpenAndLock(In("f"));
-  EXPECT_EQ(OpenAndLock(In("f")).code(), Code::kAlreadyExists);
+  EXPECT_EQ(OpenAndLock(In("f")).code(), Code::kLocked);
   int calls = 0;
   Result<int> other = OpenAndLock(In("f"), [&] {
     if (++calls > 1) return;
@@ -243,6 +244,7 @@ TEST_F(FilesTest, AnExportThatIsNotResumedForgetsTheStateOfTheOneBefore) {
     ExportFile second;  // starts over, and is interrupted before it saves
     ASSERT_TRUE(second.Open(In("x"), "all", /*resume=*/false, &position).ok());
     EXPECT_EQ(position.bytes, 0u);
+    EXPECT_EQ(second.discarded_snapshot(), "snapshot") << "nobody else knows it";
     ASSERT_TRUE(second.Write("newer rows, of another moment\n").ok());
     EXPECT_FALSE(second.resumable());
   }
@@ -250,6 +252,81 @@ TEST_F(FilesTest, AnExportThatIsNotResumedForgetsTheStateOfTheOneBefore) {
   ASSERT_TRUE(third.Open(In("x"), "all", /*resume=*/true, &position).ok());
   EXPECT_EQ(position.bytes, 0u) << "the file would mix two moments";
   EXPECT_EQ(position.next_key, "");
+}
+
+// Copies what a kill would leave behind, and puts it in the place of the file.
+void Kill(const std::string& file, std::unique_ptr<ExportFile> killed) {
+  for (const char* name : {".partial", ".partial.state"}) fs::copy_file(file + name, file + name + ".copy");
+  killed.reset();
+  for (const char* name : {".partial", ".partial.state"}) fs::rename(file + name + ".copy", file + name);
+}
+
+TEST_F(FilesTest, AnExportThatWasKilledEarlySaysWhichSnapshotItHadOpened) {
+  ExportFile::Position position;
+  for (const bool resume : {false, true}) {
+    auto killed = std::make_unique<ExportFile>();
+    ASSERT_TRUE(killed->Open(In("x"), "all", /*resume=*/false, &position).ok());
+    EXPECT_FALSE(killed->has_discarded());
+    ASSERT_TRUE(killed->Write("header\n").ok());
+    ASSERT_TRUE(killed->NoteSnapshot("snapshot").ok());
+    EXPECT_FALSE(killed->resumable());
+    Kill(In("x"), std::move(killed));
+    ExportFile next;
+    ASSERT_TRUE(next.Open(In("x"), "all", resume, &position).ok());
+    EXPECT_TRUE(next.has_discarded());
+    EXPECT_EQ(next.discarded_snapshot(), "snapshot");
+    EXPECT_EQ(position.bytes, 0u);
+    EXPECT_EQ(position.snapshot, "") << "a new one is opened";
+  }
+  EXPECT_EQ(Names(), std::vector<std::string>{});
+}
+
+TEST_F(FilesTest, WhatAnExportHasWrittenMustBeThere) {
+  ExportFile::Position position;
+  auto killed = std::make_unique<ExportFile>();
+  ASSERT_TRUE(killed->Open(In("x"), "all", /*resume=*/false, &position).ok());
+  ASSERT_TRUE(killed->Write("1\n2\n").ok());
+  ASSERT_TRUE(killed->Save({"next", "", 0, 2}).ok());
+  Kill(In("x"), std::move(killed));
+  Put("x.partial", "1\n");
+  Status status = ExportFile().Open(In("x"), "all", /*resume=*/true, &position);
+  EXPECT_EQ(status.code(), Code::kCorruption);
+  EXPECT_THAT(status.message(), HasSubstr("x.partial: the file has 2 bytes, and had 4 bytes, as "));
+  fs::remove(In("x.partial"));
+  status = ExportFile().Open(In("x"), "all", /*resume=*/true, &position);
+  EXPECT_EQ(status.code(), Code::kCorruption);
+  EXPECT_THAT(status.message(), HasSubstr("x.partial: the file is gone, and had 4 bytes"));
+  EXPECT_EQ(Names(), std::vector<std::string>{"x.partial.state"});
+  EXPECT_TRUE(ExportFile().Open(In("x"), "all", /*resume=*/false, &position).ok());
+}
+
+TEST_F(FilesTest, ACompleteExportIsFound) {
+  const auto found = [&](const char* identity) { return FindCompleteExport(In("x"), identity); };
+  EXPECT_TRUE(found("csv prefix=61")->is_null());
+  Put("x", "1\n");
+  EXPECT_TRUE(found("csv prefix=61")->is_null()) << "it has no manifest";
+  const std::string sums = fmt::format(R"("file_bytes": 2, "file_hash": "{:016x}")", Hash64("1\n"));
+  Put("x.manifest", fmt::format(R"({{"pando_export": 1, "export": "csv prefix=61", {}}})", sums));
+  EXPECT_EQ(found("csv prefix=61")->value("file_bytes", 0), 2);
+  const Status other = found("jsonl prefix=6200").TakeStatus();
+  EXPECT_EQ(other.code(), Code::kInvalidArgument);
+  EXPECT_THAT(other.message(), HasSubstr("another export: csv and prefix=a there, and jsonl and prefix=b\\x00 here."));
+  Put("x.partial.state", "{}");
+  EXPECT_TRUE(found("csv prefix=61")->is_null()) << "a later one was interrupted";
+  fs::remove(In("x.partial.state"));
+  Put("x", "2\n");
+  EXPECT_EQ(found("csv prefix=61").code(), Code::kCorruption);
+  Put("x.manifest", fmt::format(R"({{"pando_export": 1, {}}})", sums));
+  EXPECT_THAT(found("csv prefix=61").status().message(), HasSubstr("of an earlier version"));
+}
+
+TEST_F(FilesTest, ADirectoryIsLockedByOne) {
+  const int holder = *LockDirectory(root_.string());
+  EXPECT_EQ(LockDirectory(root_.string()).code(), Code::kLocked);
+  ::close(holder);
+  const Result<int> next = LockDirectory(root_.string());
+  ASSERT_TRUE(next.ok());
+  ::close(*next);
 }
 
 TEST_F(FilesTest, AnExportGoesOnWhereItsStateSays) {
@@ -262,7 +339,7 @@ TEST_F(FilesTest, AnExportGoesOnWhereItsStateSays) {
     ASSERT_TRUE(first.Write("2\n").ok());
     // Only one writer at a time is allowed.
     ExportFile other;
-    EXPECT_EQ(other.Open(In("x"), "all", /*resume=*/true, &position).code(), Code::kAlreadyExists);
+    EXPECT_EQ(other.Open(In("x"), "all", /*resume=*/true, &position).code(), Code::kLocked);
   }
   {
     ExportFile wrong;
@@ -301,9 +378,9 @@ TEST_F(FilesTest, AnExportSaysWhatDiffersFromTheOneToContinue) {
     ASSERT_TRUE(first.Save({"next", "", 0, 1, ""}).ok());
   }
   ExportFile second;
-  const Status status = second.Open(In("x"), "node=router of cluster 2 csv start= prefix=42 latest", true, &position);
+  const Status status = second.Open(In("x"), "node=router of cluster 2 csv start= prefix=42ff latest", true, &position);
   EXPECT_THAT(status.message(), HasSubstr("another export: node=router of cluster 1 and prefix= there, and node=router "
-                                          "of cluster 2 and prefix=42 here (keys are in hexadecimal)"));
+                                          "of cluster 2 and prefix=B\\xff here. Continue it"));
 }
 
 TEST_F(FilesTest, AnExportedFileIsComparedWithItsManifest) {

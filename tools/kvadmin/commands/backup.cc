@@ -285,7 +285,8 @@ void AddBackupCommand(tools::Command app, Globals* globals) {
       "  kvadmin backup /backups/monday --base /backups/sunday\n"
       "  kvadmin check --backup /backups/monday\n"
       "  kvadmin restore /backups/monday /var/lib/pando\n"
-      "Exit codes: 0 complete; 2 the base does not fit; 3 it failed, and left nothing behind; 4 the base is damaged.");
+      "Exit codes: 0 complete; 2 the base does not fit; 3 it failed, and left nothing behind; 4 the base is damaged;\n"
+      "5 another kvadmin builds DIRECTORY.");
   OnChosen(command, globals, [=] { return OfManyPartitions(Backup(*globals, *o).Run()); });
 }
 

@@ -2,9 +2,11 @@
 //
 // Threads: one, and those of export_run.h.
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
+#include <regex>
 #include <sstream>
 #include <utility>
 #include <vector>
@@ -23,8 +25,17 @@ namespace fs = std::filesystem;
 Result<ExitCode> ExportToFile(ExportSession* session) {
   std::string snapshot;
   FileExport file(session, session->options.output, session->range);
+  if (session->options.resume) {
+    ASSIGN_OR_RETURN(const Json complete, file.FindComplete());
+    if (!complete.is_null()) {
+      session->ReportComplete(complete, complete.value("file_bytes", uint64_t{0}));
+      return kExitOk;
+    }
+  }
   RETURN_IF_ERROR(file.Open(session->options.resume, &snapshot));
+  session->Discard(file.discarded_snapshot());
   RETURN_IF_ERROR(session->ChooseSnapshot(snapshot));
+  RETURN_IF_ERROR(file.NoteSnapshot());
   if (Status status = session->Prepare(); !status.ok()) return file.CutShort(std::move(status));
   RETURN_IF_ERROR(file.Run(session->expected, /*check=*/true));
   session->Report(file.sums(), file.not_text(), file.file_bytes());
@@ -85,16 +96,29 @@ Result<PartsPlan> ReadPlan(const fs::path& path) {
   return plan;
 }
 
-// All parts of an export in a directory.
+// Whether an export with --parts gives this name to a file, also to one that it has not completed.
+bool IsOfParts(const std::string& name) {
+  static const std::regex kNames(R"((export\.plan|manifest\.json)(\.tmp-[0-9]+)?|part-[0-9]{5,}\.(jsonl|csv|parquet))"
+                                 R"((\.partial(\.state(\.next)?)?|\.manifest(\.tmp-[0-9]+)?)?)");
+  return std::regex_match(name, kNames);
+}
+
+// All parts of an export in a directory, which is locked meanwhile.
 class PartsExport {
  public:
   explicit PartsExport(ExportSession* session)
       : session_(session), directory_(session->options.output), plan_path_(directory_ / kPlan) {}
+  ~PartsExport() {
+    if (lock_ >= 0) ::close(lock_);
+  }
 
   Result<ExitCode> Run() {
+    RETURN_IF_ERROR(Enter());
+    std::error_code error;
+    if (fs::exists(directory_ / kPartsManifest, error)) return Complete();
     Status status = Write();
     // For --resume. A part that was cut short has done that itself.
-    if (!status.ok() && !plan_.parts.empty()) (void)session_->lease.Leave();
+    if (!status.ok() && fs::exists(plan_path_, error)) (void)session_->lease.Leave();
     RETURN_IF_ERROR(status);
     session_->Report(session_->done, not_text_, file_bytes_);
     return kExitOk;
@@ -113,29 +137,99 @@ class PartsExport {
   }
 
   std::string Identity() const {
-    const Range& range = session_->range;
-    return fmt::format("node={} {} start={} end={} prefix={} {}", session_->node, FormatName(session_->style.format),
-                       HexEncode(range.start), HexEncode(range.end), HexEncode(range.prefix),
-                       session_->options.latest ? "latest" : "snapshot=" + HexEncode(range.snapshot));
+    return fmt::format("{} parts={}", session_->Identity(session_->range), session_->options.parts);
+  }
+
+  Status Enter() {
+    std::error_code error;
+    const std::string name = directory_.string();
+    if (fs::exists(directory_, error) && !fs::is_directory(directory_, error)) {
+      return Error(Code::kAlreadyExists, "{}: is not a directory, and --parts writes a directory; choose another name",
+                   name);
+    }
+    if (!fs::exists(directory_, error) && fs::is_symlink(fs::symlink_status(directory_, error))) {
+      return Error(Code::kAlreadyExists, "{}: is a symbolic link to nothing; create its target, or choose another name",
+                   name);
+    }
+    fs::create_directory(directory_, error);
+    if (error) return Error(Code::kIoError, "{}: {}", name, error.message());
+    ASSIGN_OR_RETURN(lock_, LockDirectory(name));
+    return Status();
+  }
+
+  // There is a manifest, so there is a whole export.
+  Result<ExitCode> Complete() {
+    if (!session_->options.resume) {
+      return Error(Code::kAlreadyExists, "{}: holds a complete export, as {} says; choose another directory",
+                   directory_.string(), kPartsManifest);
+    }
+    ASSIGN_OR_RETURN(const Json manifest, ReadJson(directory_ / kPartsManifest));
+    const std::string there = manifest.value("export", std::string()), here = Identity();
+    if (there != here) {
+      return Error(Code::kInvalidArgument, "{}: holds a complete export, and another one{}. Choose another directory",
+                   directory_.string(),
+                   there.empty() ? ", of an earlier version" : ": " + ExportDifference(there, here));
+    }
+    for (const Json& file : manifest.value("files", Json::array())) {
+      const fs::path path = directory_ / file.value("file", std::string());
+      std::error_code error;
+      if (!fs::exists(path, error)) {
+        return Error(Code::kCorruption, "{}: is gone, and {} names it: export to another directory", path.string(),
+                     kPartsManifest);
+      }
+      RETURN_IF_ERROR(CheckAgainstManifest(path));
+      file_bytes_ += file.value("file_bytes", uint64_t{0});
+    }
+    if (const Result<PartsPlan> plan = ReadPlan(plan_path_); plan.ok()) {  // a kill has left it, and its snapshot
+      session_->Discard(plan->snapshot);
+      std::error_code ignored;
+      fs::remove(plan_path_, ignored);
+    }
+    session_->ReportComplete(manifest, file_bytes_);
+    return kExitOk;
+  }
+
+  // Removes what an interrupted export has left, the plan last, so that a kill meanwhile leaves an interrupted export.
+  Status BeginAnew() {
+    std::error_code error;
+    std::vector<fs::path> left;
+    for (const fs::directory_entry& entry : fs::directory_iterator(directory_, error)) {
+      if (!IsOfParts(entry.path().filename().string())) {
+        return Error(Code::kAlreadyExists, "{}: is not of the export that was interrupted there; move it away",
+                     entry.path().string());
+      }
+      if (entry.path() != plan_path_) left.push_back(entry.path());
+    }
+    if (error) return Error(Code::kIoError, "list {}: {}", directory_.string(), error.message());
+    const Result<PartsPlan> plan = ReadPlan(plan_path_);
+    if (plan.ok()) session_->Discard(plan->snapshot);
+    left.push_back(plan_path_);
+    for (const fs::path& path : left) {
+      fs::remove(path, error);
+      if (error) return Error(Code::kIoError, "remove {}: {}", path.string(), error.message());
+    }
+    return SyncPath(directory_.string());
   }
 
   Status Begin() {
     std::error_code error;
-    fs::create_directory(directory_, error);
-    if (error) return Error(Code::kIoError, "{}: {}", directory_.string(), error.message());
-    const bool planned = fs::exists(plan_path_, error);
-    if (!fs::is_empty(directory_, error) && !(planned && session_->options.resume)) {
-      return Error(Code::kAlreadyExists, "{}: is not empty{}", directory_.string(),
-                   planned ? ": an export was interrupted there. --resume continues it; or choose another directory"
-                           : "; choose another directory");
+    const bool resume = session_->options.resume, found = fs::exists(plan_path_, error), planned = found && resume;
+    if (found && !resume) {
+      RETURN_IF_ERROR(BeginAnew());
+      Note("the interrupted export in {} was removed: starting from the beginning");
+    } else if (!found && !fs::is_empty(directory_, error)) {
+      return Error(Code::kAlreadyExists, "{}: is not empty; choose another directory", directory_.string());
+    } else if (!found && resume) {
+      Note("no interrupted export in {} is there: starting from the beginning");
     }
-    const std::string identity = Identity();  // before there is a new snapshot
+    const std::string identity = Identity();
     if (planned) {
       ASSIGN_OR_RETURN(plan_, ReadPlan(plan_path_));
       if (plan_.identity != identity) {
+        const std::string difference = ExportDifference(plan_.identity, identity);
         return Error(Code::kInvalidArgument,
-                     "{}: this is of another export: {} there, and {} here (keys are in hexadecimal)",
-                     plan_path_.string(), plan_.identity, identity);
+                     "{}: this is of another export: {}. Continue it as it was begun, or start over, without --resume",
+                     plan_path_.string(), difference);
       }
     }
     RETURN_IF_ERROR(session_->ChooseSnapshot(plan_.snapshot));
@@ -144,6 +238,10 @@ class PartsExport {
     plan_.identity = identity;
     plan_.snapshot = session_->lease.token();
     return MakePlan();
+  }
+
+  void Note(fmt::format_string<std::string> text) const {
+    if (!session_->globals.json) tools::PrintNote("{}\n", fmt::format(text, directory_.string()));
   }
 
   Status MakePlan() {
@@ -208,6 +306,7 @@ class PartsExport {
     j["pando_export_parts"] = 1;
     j["format"] = FormatName(session_->style.format);
     j["base64"] = session_->style.base64;
+    j["export"] = Identity();
     j["from"] = session_->node;
     const Range& range = session_->range;
     for (const auto& [name, key] : {std::pair("start", &range.start), {"end", &range.end}, {"prefix", &range.prefix}}) {
@@ -224,12 +323,28 @@ class PartsExport {
 
   ExportSession* const session_;
   const fs::path directory_, plan_path_;
+  int lock_ = -1;  // of the directory
   PartsPlan plan_;
   Json files_;
   uint64_t not_text_ = 0, file_bytes_ = 0;
 };
 
+// Options that would be ignored beside others.
+Status CheckOptions(const ExportOptions& options) {
+  if (options.latest && !options.range.snapshot.empty()) {
+    return Error(Code::kInvalidArgument, "--latest and --snapshot exclude each other: the latest records are of none");
+  }
+  if (options.style().format == ExportFormat::kParquet) return Status();
+  const char* option = options.compression_given ? "--compression"
+                       : options.row_group_given ? "--row-group-mb"
+                                                 : nullptr;
+  if (option == nullptr) return Status();
+  return Error(Code::kInvalidArgument, "{} means nothing for {}: it is of --format parquet", option,
+               FormatName(options.style().format));
+}
+
 Result<ExitCode> Export(const Globals& globals, ExportOptions options) {
+  RETURN_IF_ERROR(CheckOptions(options));
   if (options.resume && !options.to_file()) {
     return Error(Code::kInvalidArgument, "--resume needs an output file (-o)");
   }
@@ -237,6 +352,7 @@ Result<ExitCode> Export(const Globals& globals, ExportOptions options) {
   if (options.range.snapshot == "now") options.range.snapshot.clear();  // a new one is the default
   ExportSession session(globals, options);
   ASSIGN_OR_RETURN(session.range, BuildRange(options.range));
+  session.given_snapshot = session.range.snapshot;
   RETURN_IF_ERROR(session.Hello());
   return options.parts > 0 ? PartsExport(&session).Run() : ExportToFile(&session);
 }
@@ -255,7 +371,8 @@ void AddReadOptions(tools::Command command, const std::shared_ptr<ExportOptions>
   command.Number("--page-rows", &o->page_rows, "Rows per request", 1, kMaxScanRows).ShowDefault();
 }
 
-void AddFileOptions(tools::Command command, const std::shared_ptr<ExportOptions>& o) {
+// Returns --row-group-mb.
+tools::Option AddFileOptions(tools::Command command, const std::shared_ptr<ExportOptions>& o) {
   command.Text("-o,--output", &o->output, "The file to write; - is standard output").ShowDefault().NotEmpty();
   command.Choice(
       "--format", {"jsonl", "csv", "parquet"}, [o](const std::string& f) { o->format = FormatNamed(f); },
@@ -263,20 +380,23 @@ void AddFileOptions(tools::Command command, const std::shared_ptr<ExportOptions>
   command.Choice(
       "--compression", {"zstd", "none"},
       [o](const std::string& c) {
+        o->compression_given = true;
         o->compression = c == "none" ? ParquetCompression::kNone : ParquetCompression::kZstd;
       },
       "Of the pages of a Parquet file: zstd (the default) or none");
-  command
-      .Number("--row-group-mb", &o->row_group_mb, "About so many MiB of keys and values in a row group of Parquet", 1,
-              256)
-      .ShowDefault();
-  command.Number("--parts", &o->parts, "Write so many files, each with a part of the range, into the directory -o", 2,
-                 256);
-  command.Flag("--resume", &o->resume,
-               "Continue an interrupted export of the same range of the same node or cluster to the same file");
+  tools::Option row_group = command.Number("--row-group-mb", &o->row_group_mb,
+                                           "About so many MiB of keys and values in a row group of Parquet", 1, 256);
+  row_group.ShowDefault();
+  command.Number("--parts", &o->parts,
+                 "Write at most so many files, each with a part of the range, into the directory -o", 2, 256);
+  command.Flag(
+      "--resume", &o->resume,
+      "Continue an interrupted export of the same range of the same node or cluster to the same file. One that is "
+      "complete stays as it is");
   command.Flag("-q,--quiet", &o->quiet, "Show no progress");
   command.Number("--save-every-mb", &o->save_every_mb, "Save the position for --resume every so many MiB", 0, 1'000'000)
       .ShowDefault();
+  return row_group;
 }
 
 }  // namespace
@@ -286,7 +406,7 @@ void AddExportCommand(tools::Command app, Globals* globals) {
   tools::Command command =
       app.Add("export", "Write the records of a range, or of the whole store, as JSON lines, CSV or Parquet");
   AddRangeOptions(command, &o->range);
-  AddFileOptions(command, o);
+  const tools::Option row_group = AddFileOptions(command, o);
   AddReadOptions(command, o);
   command.Footer(
       "The export is written to FILE.partial, which is renamed to FILE when it is complete. It is as of one moment,\n"
@@ -294,8 +414,10 @@ void AddExportCommand(tools::Command app, Globals* globals) {
       "the server keeps the snapshot for ten minutes, so that --resume can continue. With --latest, each record is\n"
       "as it was when the scan reached it. Otherwise number, bytes and content hash of the records are compared with\n"
       "what the store counts in the range at the same snapshot. FILE.manifest says what was exported. Of a cluster,\n"
-      "name routers in --server. With --base64, the first CSV columns are key_b64,value_b64. kvadmin load reads JSON\n"
-      "lines and CSV. With --parts, DIRECTORY/manifest.json appears when all files are complete.\n\n"
+      "name routers in --server. With --base64, the first CSV columns are key_b64,value_b64; --hex is only how "
+      "--start,\n"
+      "--end and --prefix are read. kvadmin load reads JSON lines and CSV. With --parts, DIRECTORY/manifest.json\n"
+      "appears when all files are complete. With --resume, an export that is complete already is left as it is.\n\n"
       "Examples:\n"
       "  kvadmin export -o all.jsonl\n"
       "  kvadmin export --prefix user/ -o users.csv\n"
@@ -303,9 +425,13 @@ void AddExportCommand(tools::Command app, Globals* globals) {
       "  kvadmin export --parts 16 --format parquet -o /data/monday\n"
       "  kvadmin export -o all.jsonl --resume\n"
       "  kvadmin export --prefix log/ | gzip > logs.jsonl.gz\n"
-      "Exit codes: 0 exported, and the file is complete; 3 cut short; 4 the records are not what the store counts,\n"
-      "or FILE.partial has changed since.");
-  OnChosen(command, globals, [=] { return OfManyPartitions(Export(*globals, *o)); });
+      "Exit codes: 0 exported, and the file is complete; 2 wrong options, or --resume of another export; 3 cut short;\n"
+      "4 the records are not what the store counts, or FILE or FILE.partial has changed since; 5 another kvadmin is\n"
+      "exporting to it.");
+  OnChosen(command, globals, [=] {
+    o->row_group_given = row_group.given();
+    return OfManyPartitions(Export(*globals, *o));
+  });
 }
 
 }  // namespace pando::admin

@@ -121,6 +121,21 @@ Status ExportSession::ChooseSnapshot(const std::string& before) {
   return Status();
 }
 
+void ExportSession::Discard(const std::string& snapshot) {
+  if (snapshot.empty()) return;
+  api::ReleaseSnapshotRequest request;
+  request.snapshot = snapshot;
+  (void)client.Call(Client::Repeat::kSafe, &api::KvIf::releaseSnapshot, request);
+}
+
+std::string ExportSession::Identity(const Range& of) const {
+  const bool parquet = style.format == ExportFormat::kParquet;
+  return fmt::format("node={} {} start={} end={} prefix={} {}{}{}", node, FormatName(style.format), HexEncode(of.start),
+                     HexEncode(of.end), HexEncode(of.prefix),
+                     options.latest ? "latest" : "snapshot=" + HexEncode(given_snapshot), style.base64 ? " base64" : "",
+                     parquet && style.compression == ParquetCompression::kNone ? " compression=none" : "");
+}
+
 Status ExportSession::Prepare() {
   api::AggregateRequest request;
   SetRange(range, &request);
@@ -169,6 +184,22 @@ Status ExportSession::CheckWhole(const RangeAggregates& wanted, const RangeAggre
                text(written), text(wanted));
 }
 
+void ExportSession::ReportComplete(const Json& manifest, uint64_t file_bytes) const {
+  const auto records = manifest.value("records", uint64_t{0});
+  const bool verified = manifest.value("verified", false);
+  if (globals.json) {
+    PrintJson(Json{{"file", options.output},
+                   {"records", records},
+                   {"bytes", file_bytes},
+                   {"seconds", 0.0},
+                   {"verified", verified},
+                   {"was_complete", true}});
+  } else {
+    tools::Print("{}: the export is complete already: {} records{}; nothing was read\n", options.output, records,
+                 verified ? ", verified" : "");
+  }
+}
+
 void ExportSession::Report(const RangeAggregates& written, uint64_t not_text, uint64_t file_bytes) {
   progress.Clear();
   const bool notes = !options.quiet && !globals.json;
@@ -210,16 +241,6 @@ void ExportSession::Report(const RangeAggregates& written, uint64_t not_text, ui
 FileExport::FileExport(ExportSession* session, std::string output, Range part)
     : session_(session), output_(std::move(output)), range_(std::move(part)), ends_(session->style) {}
 
-std::string FileExport::Identity() const {
-  const ExportStyle& style = session_->style;
-  const bool parquet = style.format == ExportFormat::kParquet;
-  return fmt::format("node={} {} start={} end={} prefix={} {}{}{}", session_->node, FormatName(style.format),
-                     HexEncode(range_.start), HexEncode(range_.end), HexEncode(range_.prefix),
-                     session_->options.latest ? "latest" : "snapshot=" + HexEncode(range_.snapshot),
-                     style.base64 ? " base64" : "",
-                     parquet && style.compression == ParquetCompression::kNone ? " compression=none" : "");
-}
-
 ExportFile::Position FileExport::Position() const {
   return {next_key_, session_->lease.token(), 0, sums_.count, SumsText(), ends_.Save()};
 }
@@ -245,7 +266,7 @@ Status FileExport::RestoreSums(const std::string& text) {
 Status FileExport::Open(bool resume, std::string* snapshot) {
   const ExportOptions& options = session_->options;
   ExportFile::Position position;
-  RETURN_IF_ERROR(file_.Open(output_, Identity(), resume, &position));
+  RETURN_IF_ERROR(file_.Open(output_, session_->Identity(range_), resume, &position));
   if (position.bytes == 0) {
     RETURN_IF_ERROR(file_.Write(ends_.Header()));
   } else {
@@ -260,11 +281,18 @@ Status FileExport::Open(bool resume, std::string* snapshot) {
   if (position.rows > 0) {
     tools::PrintNote("resuming after {} records\n", position.rows);
   } else if (resume && options.parts == 0) {
-    tools::PrintNote("no interrupted export to {} is there: starting from the beginning\n", output_);
+    tools::PrintNote("{} to {}{}: starting from the beginning\n",
+                     file_.has_discarded() ? "the interrupted export" : "no interrupted export", output_,
+                     file_.has_discarded() ? " had saved no position yet" : " is there");
   } else if (!options.quiet && options.to_file() && ::access(output_.c_str(), F_OK) == 0) {
     tools::PrintNote("{} exists, and is replaced when the export is complete\n", output_);
   }
   return Status();
+}
+
+Status FileExport::NoteSnapshot() {
+  Status noted = saved_rows_ > 0 ? Status() : file_.NoteSnapshot(session_->lease.token());
+  return noted.ok() ? noted : CutShort(std::move(noted));
 }
 
 Status FileExport::Run(const RangeAggregates& expected, bool check) {
@@ -278,8 +306,13 @@ Status FileExport::Run(const RangeAggregates& expected, bool check) {
     session_->progress.Clear();
     return CutShort(std::move(status));
   }
-  RETURN_IF_ERROR(file_.Write(ends_.Footer()));
-  return file_.Finish(Manifest());
+  has_gap_ = true;
+  status = file_.Write(ends_.Footer());
+  if (status.ok()) status = file_.Finish(Manifest());
+  if (status.ok()) return status;
+  session_->progress.Clear();
+  if (!file_.is_named()) return CutShort(std::move(status));
+  return Error(status.code(), "{}; {} has all records, but no manifest: export it again", status.message(), output_);
 }
 
 Status FileExport::WriteRows(const RangeAggregates& expected) {
@@ -351,6 +384,7 @@ std::string FileExport::Manifest() const {
   j["file_hash"] = file_.hash();
   j["format"] = FormatName(session_->style.format);
   j["base64"] = session_->style.base64;
+  j["export"] = session_->Identity(range_);
   j["from"] = session_->node;
   for (const auto& [name, key] :
        {std::pair("start", &range_.start), {"end", &range_.end}, {"prefix", &range_.prefix}}) {

@@ -28,6 +28,7 @@ struct ExportOptions {
   std::string output = "-";
   std::optional<ExportFormat> format;
   ParquetCompression compression = ParquetCompression::kZstd;
+  bool compression_given = false, row_group_given = false;
   bool resume = false, quiet = false, latest = false, no_verify = false;
   bool verify() const { return !latest && !no_verify; }
   bool to_file() const { return output != "-"; }
@@ -52,11 +53,18 @@ class ExportSession {
   // The snapshot to read: the one given by --snapshot, `before`, of the export that is resumed, or a new one if that is
   // empty. With --latest there is none.
   Status ChooseSnapshot(const std::string& before);
+  // The export begins anew, so the snapshot that an interrupted one has left is of no use. An empty one is none. If it
+  // cannot be released, it expires.
+  void Discard(const std::string& snapshot);
   // What the store counts in the whole range. It says how to split the range, and what must be there in the end. And,
   // with --max-impact, measures the foreground as it is now, and begins to watch it. After ChooseSnapshot.
   Status Prepare();
   // What was written must be what the store counts in the range.
   Status CheckWhole(const RangeAggregates& wanted, const RangeAggregates& written) const;
+  // Of the range, or a part of it, in a file: what must be the same for an export to be continued.
+  std::string Identity(const Range& of) const;
+  // Says that what is asked for is there already, as its manifest says.
+  void ReportComplete(const Json& manifest, uint64_t file_bytes) const;
   // Releases the snapshot, and says what was done. `written`: into files of so many bytes.
   void Report(const RangeAggregates& written, uint64_t not_text, uint64_t file_bytes);
   // Whether there are routers, which all know the snapshot.
@@ -69,11 +77,12 @@ class ExportSession {
   SnapshotLease lease;
   const Patience patience;
   Progress progress;
-  std::string node;          // which was asked, or "router of cluster UUID"
-  Range range;               // the whole one, with the snapshot
-  RangeAggregates expected;  // in it
-  RangeAggregates done;      // in the files that are complete
-  RangeAggregates resumed;   // what earlier runs have written
+  std::string node;            // which was asked, or "router of cluster UUID"
+  Range range;                 // the whole one, with the snapshot
+  std::string given_snapshot;  // by --snapshot; empty: none
+  RangeAggregates expected;    // in it
+  RangeAggregates done;        // in the files that are complete
+  RangeAggregates resumed;     // what earlier runs have written
   std::unique_ptr<ImpactGuard> guard;
 
  private:
@@ -85,8 +94,12 @@ class FileExport {
  public:
   // `part`: the session's range, or a part of it. `session` must outlive the object.
   FileExport(ExportSession* session, std::string output, Range part);
+  // The manifest of a complete export like this one, or null. The error says that there is another one.
+  Result<Json> FindComplete() const { return FindCompleteExport(output_, session_->Identity(range_)); }
   // Opens the file, or that of the export that is resumed, and says in `snapshot` which one that was reading.
   Status Open(bool resume, std::string* snapshot);
+  // Lets a later export that begins anew know the session's snapshot.
+  Status NoteSnapshot();
   // `expected`: what the store counts in the part; the hash may be unknown if `check` is false.
   Status Run(const RangeAggregates& expected, bool check);
   // Ends an export that failed or was interrupted. If possible, its rows and its snapshot are kept for --resume.
@@ -98,9 +111,10 @@ class FileExport {
   uint64_t not_text() const { return not_text_; }
   uint64_t file_bytes() const { return file_.bytes(); }
   std::string Manifest() const;
+  // Of the export that Open has thrown away; empty: there is none.
+  const std::string& discarded_snapshot() const { return file_.discarded_snapshot(); }
 
  private:
-  std::string Identity() const;
   ExportFile::Position Position() const;
   std::string SumsText() const;
   Status RestoreSums(const std::string& text);
@@ -115,7 +129,9 @@ class FileExport {
   uint64_t not_text_ = 0;  // RowEncoder::Piece::not_text
   uint64_t saved_rows_ = 0;
   std::string next_key_;  // all below is written
-  bool has_gap_ = false;  // CheckWhole has failed
+  // What was written after the last saved position is not to be kept: CheckWhole has failed, or it is the end of the
+  // file.
+  bool has_gap_ = false;
 };
 
 }  // namespace pando::admin

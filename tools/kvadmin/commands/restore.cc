@@ -212,8 +212,8 @@ void AddRestoreCommand(tools::Command app, Globals* globals) {
       "  kvadmin restore /backups/monday /var/lib/pando\n"
       "Exit codes: 0 restored; 2 wrong options, DATA_DIR is a mount point, or another backup is in the place of a "
       "base;\n"
-      "3 there is no backup, a base is missing, DATA_DIR is not empty or in use, or the system failed (such as a full\n"
-      "disk); 4 the backup is damaged or lacks a file.");
+      "3 there is no backup, a base is missing, DATA_DIR is not empty, or the system failed (such as a full disk);\n"
+      "4 the backup is damaged or lacks a file; 5 another kvadmin builds DATA_DIR.");
   OnChosen(command, globals, [=] { return Restore(*globals, *o); });
 }
 
