@@ -277,7 +277,7 @@ class KvadminTest(unittest.TestCase):
         self.assertTrue(state.exists(), "the export was not killed between its first save and its end")
         self.assertFalse(target.exists())
         done = self.kv("export", "--prefix", "e", "-o", target, "--resume", expect=USAGE)  # another range
-        self.assertIn("prefix=65722f there, and prefix=65 here", done.err)
+        self.assertIn("prefix=er/ there, and prefix=e here", done.err)
         partial = self.root / "er.jsonl.partial"
         written = partial.read_bytes()
         partial.write_bytes(written.replace(b"er/00001", b"er/00009", 1))  # a change that keeps the length

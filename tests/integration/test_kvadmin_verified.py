@@ -153,6 +153,7 @@ class AtOneNode(unittest.TestCase):
         self.assertGreater(int(version), 1 << 56)
         node = run("--json", "hello", server=self.server()).json()["node_id"]
         self.assertRegex(manifest.pop("file_hash"), "^[0-9a-f]{16}$")
+        self.assertEqual(manifest.pop("export"), f"node={node} csv start= end= prefix={b'row/'.hex()} snapshot=")
         self.assertEqual(manifest, {"pando_export": 1, "file_bytes": target.stat().st_size, "format": "csv", "base64": False,
                                     "from": node, "prefix": "row/", "records": RECORDS, "verified": True,
                                     "bytes": sums["bytes"], "content_hash": sums["content_hash"]})
