@@ -13,6 +13,8 @@ namespace {
 
 // Of a partition that a reply covers: as a struct in a vector that grows, and encoded.
 constexpr size_t kCoveredBytes = 2 * sizeof(api::Covered) + 64;
+// Of a reply besides its rows and partitions, unless it has a long token.
+constexpr size_t kReplyRestBytes = 4096;
 
 template <typename Reply>
 void SetSums(const RangeAggregates& sums, Reply* reply) {
@@ -136,7 +138,7 @@ Task<void> KvService::Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call) {
   if (!page) co_return;
   api::ScanReply& reply = call->reply.success;
   if (const std::string* key = page->read_to()) reply.cursor = EncodeCursor(request, {scan_id, *key});
-  ToRows(*page, request.sizes_only, &reply.rows);
+  call->likely_reply_bytes = kReplyRestBytes + ToRows(*page, request.sizes_only, &reply.rows);
 }
 
 Task<void> KvService::ScanPartitions(Call<api::Routing_scanPartitions_args, api::Routing_scanPartitions_result>* call) {
@@ -150,7 +152,8 @@ Task<void> KvService::ScanPartitions(Call<api::Routing_scanPartitions_args, api:
   if (!page) co_return;
   reply.exhausted = page->exhausted;
   reply.examined_to = std::move(page->examined_to);
-  ToRows(*page, request.scan.sizes_only, &reply.rows);
+  call->likely_reply_bytes =
+      kReplyRestBytes + reply.covered.size() * kCoveredBytes + ToRows(*page, request.scan.sizes_only, &reply.rows);
 }
 
 // -- aggregates

@@ -45,6 +45,7 @@ struct RpcCallBase : Timer {
   int32_t budget_ms = 0;
   Withdrawable* withdrawable = nullptr;  // what the call waits for, if that can be withdrawn
   bool answered = false;
+  size_t likely_reply_bytes = 0;  // a handler may say so of a large reply, so that it is allocated once
   MemoryGrant memory;
   bool* ended = nullptr;  // set to true if the call ends before its first suspension
   Histogram* latency = nullptr;
@@ -79,7 +80,7 @@ Task<void> RunCall(Service* service, std::unique_ptr<Call> call) {
   co_await (service->*Handler)(call.get());
   if (!call->answered) {
     call->reply.__isset.success = !call->reply.__isset.error;
-    call->server->Reply(call->id, call->method, call->reply);
+    call->server->Reply(call->id, call->method, call->reply, call->likely_reply_bytes);
   }
   call->End();
 }

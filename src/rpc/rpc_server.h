@@ -17,6 +17,7 @@
 
 #include <atomic>
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -24,6 +25,7 @@
 
 #include "gen-cpp/Kv.h"
 #include "src/base/memory_budget.h"
+#include "src/io/append_sparely.h"
 #include "src/io/byte_filter.h"
 #include "src/io/reactor.h"
 #include "src/io/task.h"
@@ -124,12 +126,20 @@ class RpcServer final : public AcceptHandler, private TurnHook {
   Task<void> Shutdown(Nanos limit_ns, std::function<void()> on_late = {});
 
   // -- answering: BeginReply returns the string to which one whole frame must be appended. EndReply
-  // must follow without a suspension in between.
+  // must follow without a suspension in between. `likely_bytes`: what the reply takes, as far as is known.
   std::string* BeginReply(const RequestId& id);
   void EndReply(const RequestId& id);
   template <typename Body>
-  void Reply(const RequestId& id, std::string_view method, const Body& result) {
-    codec_.Write(Header(id, method, apache::thrift::protocol::T_REPLY), result, BeginReply(id));
+  void Reply(const RequestId& id, std::string_view method, const Body& result, size_t likely_bytes = 0) {
+    std::string* out = BeginReply(id);
+    // So that a large reply does not grow, and move, again and again.
+    if (likely_bytes > out->capacity() - out->size()) ReserveExactly(out, out->size() + likely_bytes);
+    codec_.Write(Header(id, method, apache::thrift::protocol::T_REPLY), result, out);
+    EndReply(id);
+  }
+  // The same for a result that is encoded already, in the protocol of the request, as the sum of these pieces.
+  void ReplyEncoded(const RequestId& id, std::string_view method, std::initializer_list<std::string_view> pieces) {
+    codec_.WriteEncoded(Header(id, method, apache::thrift::protocol::T_REPLY), pieces, BeginReply(id));
     EndReply(id);
   }
   void ReplyError(const RequestId& id, std::string_view method, const api::KvError& error);

@@ -18,6 +18,7 @@
 #include <thrift/protocol/TBinaryProtocol.h>
 #include <thrift/protocol/TCompactProtocol.h>
 
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -27,6 +28,7 @@
 #include "src/base/limits.h"
 #include "src/base/memory_budget.h"
 #include "src/base/result.h"
+#include "src/io/append_sparely.h"
 #include "src/rpc/frame_transport.h"
 
 namespace pando {
@@ -47,6 +49,7 @@ inline constexpr uint32_t kMaxRequestEntries = 2048;
 inline constexpr size_t kListEntryBytes = 1024;
 inline constexpr size_t kFrameHeaderBytes = 4;  // the big-endian length before each frame
 inline constexpr size_t kMaxMethodNameBytes = 64;
+inline constexpr size_t kMaxMessageHeadBytes = kMaxMethodNameBytes + 16;  // in any protocol
 
 struct MessageHeader {
   WireProtocol protocol = WireProtocol::kBinary;
@@ -133,6 +136,15 @@ class ThriftCodec {
   void WriteEncoded(const MessageHeader& header, std::string_view head, std::string_view rest, std::string* out) {
     size_t start = BeginFrame(header, out);
     out->append(head).append(rest);
+    EndFrame(start, out);
+  }
+  // The same for any number of pieces.
+  void WriteEncoded(const MessageHeader& header, std::initializer_list<std::string_view> pieces, std::string* out) {
+    size_t bytes = out->size() + kFrameHeaderBytes + kMaxMessageHeadBytes;
+    for (std::string_view piece : pieces) bytes += piece.size();
+    if (bytes > out->capacity()) ReserveExactly(out, bytes);
+    size_t start = BeginFrame(header, out);
+    for (std::string_view piece : pieces) out->append(piece);
     EndFrame(start, out);
   }
   // Appends an encoded struct, without a message around it.
