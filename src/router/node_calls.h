@@ -12,6 +12,7 @@
 #include "src/kvapi/kv_errors.h"
 #include "src/router/client_share.h"
 #include "src/router/route_keeper.h"
+#include "src/router/scan_answer.h"
 #include "src/rpc/rpc_dispatch.h"
 
 namespace pando {
@@ -72,6 +73,16 @@ constexpr size_t EntryBytesOf() {
   return of_range ? sizeof(api::Row) + kStringsBytes : kReplyEntryBytes;
 }
 
+// The exchange that reads this reply.
+template <typename Reply>
+struct ExchangeFor {
+  using Type = RpcClient::TypedCall<Reply>;
+};
+template <>
+struct ExchangeFor<ScanAnswer> {
+  using Type = ScanExchange;
+};
+
 // Calls `method` of the node. If `outdated` is given, the call is given up (kAborted) when it returns true of a newer
 // map: only for calls that may be made again. `is_write`: it carries what the router has seen (RouteKeeper::hlc).
 // `args->context.budget_ms` is set to what is left. Both outlive the task, and the reply must be fresh.
@@ -95,7 +106,7 @@ Task<NodeAnswer> CallNode(RouteKeeper* keeper, std::shared_ptr<Upstream> node, C
   const Nanos node_budget_ns = patience_ns - std::max(patience_ns / 50, 2 * kMillisecond);
   args->context.budget_ms = static_cast<int32_t>(std::max(node_budget_ns / kMillisecond, Nanos{1}));
   if (is_write && link->clocks) args->context.hlc = std::max(args->context.hlc, keeper->hlc());
-  RpcClient::TypedCall<Reply> call;
+  typename ExchangeFor<Reply>::Type call;
   call.reply = reply;
   call.must_arrive = is_write;
   const bool in_part = terms.memory != nullptr && kind == CallKind::kLong && keeper->long_work() != nullptr;

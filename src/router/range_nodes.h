@@ -33,8 +33,8 @@ class RangeNodes {
   virtual LongWork* long_work() const { return nullptr; }
 
   // Arguments and reply outlive the task; the reply is fresh. The context's budget is set to what is left.
-  virtual Task<NodeAnswer> Scan(NodeId node, api::Routing_scanPartitions_args* args,
-                                api::Routing_scanPartitions_result* reply, const CallTerms& terms) = 0;
+  virtual Task<NodeAnswer> Scan(NodeId node, api::Routing_scanPartitions_args* args, ScanAnswer* reply,
+                                const CallTerms& terms) = 0;
   virtual Task<NodeAnswer> Aggregate(NodeId node, api::Routing_aggregatePartitions_args* args,
                                      api::Routing_aggregatePartitions_result* reply, const CallTerms& terms) = 0;
   virtual Task<NodeAnswer> Sample(NodeId node, api::Routing_samplePartitions_args* args,
@@ -62,7 +62,7 @@ class RoutedNodes final : public RangeNodes {
   bool stopping() const override { return keeper_.stopping(); }
   LongWork* long_work() const override { return keeper_.long_work(); }
 
-  Task<NodeAnswer> Scan(NodeId node, api::Routing_scanPartitions_args* args, api::Routing_scanPartitions_result* reply,
+  Task<NodeAnswer> Scan(NodeId node, api::Routing_scanPartitions_args* args, ScanAnswer* reply,
                         const CallTerms& terms) override {
     const std::shared_ptr<Upstream> upstream = keeper_.NodeOf(node);
     // It would read the rows of all slices.

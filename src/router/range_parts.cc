@@ -9,11 +9,14 @@ namespace pando {
 
 namespace {
 
+// What a reply to a scan has besides its rows: a cursor, and a token with 1024 partitions at most.
+constexpr size_t kMostOfRest = 128u << 10;
+
 bool SameCovered(const api::Covered& a, const api::Covered& b) {
   return a.partition == b.partition && a.first_hash == b.first_hash && a.last_hash == b.last_hash;
 }
 
-bool IsInRange(const ScanSpec& spec, const std::string& key) {
+bool IsInRange(const ScanSpec& spec, std::string_view key) {
   return (spec.start_exclusive ? key > spec.start : key >= spec.start) && (spec.end.empty() || key < spec.end);
 }
 
@@ -81,42 +84,44 @@ bool NodePart::Holds(uint64_t hash) const {
   });
 }
 
-Status NodePart::CheckRows(const ScanSpec& spec, const api::ScanPartitionsReply& reply) const {
-  if (reply.rows.size() > spec.max_rows) {
-    return Error(Code::kCorruption, "node {} sent {} rows of at most {}", share_.node, reply.rows.size(),
-                 spec.max_rows);
+Status NodePart::CheckRows(const ScanSpec& spec, const ScanAnswer& answer) const {
+  if (answer.row_count > spec.max_rows) {
+    return Error(Code::kCorruption, "node {} sent {} rows of at most {}", share_.node, answer.row_count, spec.max_rows);
   }
-  const std::string* before = nullptr;
-  for (const api::Row& row : reply.rows) {
-    const std::string& key = row.key;
-    const bool in_range = IsInRange(spec, key);
-    const bool in_order = before == nullptr || (spec.reverse ? key < *before : key > *before);
-    const uint64_t hash = HashId(key);
+  RowWalk walk(answer.rows());
+  RowView row, before;
+  uint32_t count = 0;
+  for (; walk.Next(&row); ++count) {
+    const bool in_range = !row.key.empty() && row.key.size() <= kMaxKeyBytes && IsInRange(spec, row.key);
+    const bool in_order = count == 0 || (spec.reverse ? row.key < before.key : row.key > before.key);
+    const uint64_t hash = HashId(row.key);
     if (!in_range || !in_order || !Holds(hash) || !spec.slice.Has(hash)) {
       return Error(Code::kCorruption, "node {} sent a row that is {}", share_.node,
                    !in_range   ? "not in the range"
                    : !in_order ? "out of order"
                                : "of another partition or slice");
     }
-    before = &key;
+    before = row;
   }
-  return CheckEnd(spec, reply);
+  if (count != answer.row_count) {
+    return Error(Code::kCorruption, "node {} sent {} rows that can be read, and says that it has sent {}", share_.node,
+                 count, answer.row_count);
+  }
+  return CheckEnd(spec, answer, count == 0 ? nullptr : &before);
 }
 
-Status NodePart::CheckEnd(const ScanSpec& spec, const api::ScanPartitionsReply& reply) const {
-  const std::string& key = reply.examined_to;
-  if (reply.exhausted || (key.empty() && !reply.rows.empty())) return Status();
+Status NodePart::CheckEnd(const ScanSpec& spec, const ScanAnswer& answer, const RowView* last) const {
+  const std::string& key = answer.success.examined_to;
+  if (answer.success.exhausted || (key.empty() && last != nullptr)) return Status();
   if (key.empty()) return Error(Code::kCorruption, "node {} sent no row, and says that there are more", share_.node);
-  const bool in_order =
-      reply.rows.empty() || (spec.reverse ? key <= reply.rows.back().key : key >= reply.rows.back().key);
+  const bool in_order = last == nullptr || (spec.reverse ? key <= last->key : key >= last->key);
   if (!spec.slice.all() && in_order && IsInRange(spec, key)) return Status();
   return Error(Code::kCorruption, "node {} says that it has read up to a key that was not next", share_.node);
 }
 
-Task<Result<ScanPage>> NodePart::Scan(ScanSpec spec) {
+Task<Result<NodeAnswer>> NodePart::Ask(ScanSpec spec, ScanAnswer* reply) {
   CHECK(!spec.end_inclusive) << "only rows without their values are read again";
   api::Routing_scanPartitions_args args;
-  api::Routing_scanPartitions_result reply;
   args.context = ask_.ContextOfPart();
   args.request.partitions = share_.partitions;
   api::ScanRequest& scan = args.request.scan;
@@ -131,28 +136,64 @@ Task<Result<ScanPage>> NodePart::Scan(ScanSpec spec) {
   scan.snapshot = ask_.snapshot();
   scan.since = ask_.since();
   ask_.FillSlice(&scan);
-  const NodeAnswer answer = co_await ask_.nodes().Scan(share_.node, &args, &reply, ask_.terms());
-  CO_RETURN_IF_ERROR(ask_.Take(share_, answer, &reply));
-  api::ScanPartitionsReply& part = reply.success;
-  Status fits = NoteCovered(std::move(part.covered));
-  if (fits.ok()) fits = CheckRows(spec, part);
+  NodeAnswer answer = co_await ask_.nodes().Scan(share_.node, &args, reply, ask_.terms());
+  CO_RETURN_IF_ERROR(ask_.Take(share_, answer, reply));
+  Status fits = NoteCovered(std::move(reply->success.covered));
+  if (fits.ok()) fits = CheckRows(spec, *reply);
   if (!fits.ok()) {
     ask_.FailGarbled(fits);
     co_return RangeAsk::PartFailed();
   }
+  co_return answer;
+}
+
+Task<Result<ScanPage>> NodePart::Scan(ScanSpec spec) {
+  ScanAnswer reply;
+  CO_RETURN_IF_ERROR((co_await Ask(std::move(spec), &reply)).status());
   ScanPage page;
-  page.exhausted = part.exhausted;
-  if (!part.exhausted) page.examined_to = std::move(part.examined_to);
-  page.rows.reserve(part.rows.size());
-  for (api::Row& from : part.rows) {
+  page.exhausted = reply.success.exhausted;
+  if (!page.exhausted) page.examined_to = std::move(reply.success.examined_to);
+  page.rows.reserve(reply.row_count);
+  RowWalk walk(reply.rows());
+  for (RowView from; walk.Next(&from);) {
     ScanRow& row = page.rows.emplace_back();
-    row.key = std::move(from.key);
-    row.value = std::move(from.value);
+    row.key = from.key;
+    row.value = from.value;
     row.version = static_cast<Version>(from.version);
     row.expires_at_ms = from.expires_at_ms;
     row.removed = from.removed;
-    row.value_bytes = from.__isset.value_bytes ? static_cast<uint32_t>(from.value_bytes) : 0;
+    row.value_bytes = static_cast<uint32_t>(from.value_bytes);
   }
+  co_return page;
+}
+
+Task<Result<EncodedPage>> NodePart::ScanEncoded(ScanSpec spec) {
+  const size_t max_bytes = spec.max_bytes;
+  ScanAnswer reply;
+  Result<NodeAnswer> answer = co_await Ask(std::move(spec), &reply);
+  CO_RETURN_IF_ERROR(answer.status());
+  EncodedPage page;
+  RowWalk walk(reply.rows());
+  RowView row, last;
+  for (size_t bytes = 0; walk.Next(&row); ++page.row_count) {
+    bytes += row.bytes();
+    if (page.row_count > 0 && bytes > max_bytes) break;  // only a page of one row may have more
+    last = row;
+    page.rows_bytes = walk.at();
+  }
+  if (page.rows_bytes > kMaxFrameBytes - kMostOfRest) {
+    ask_.FailGarbled(Error(Code::kCorruption, "node {} sent rows of {} bytes", share_.node, page.rows_bytes));
+    co_return RangeAsk::PartFailed();
+  }
+  const bool whole = page.row_count == reply.row_count;
+  if (whole && !reply.success.exhausted && !reply.success.examined_to.empty()) {
+    page.read_to = std::move(reply.success.examined_to);
+  } else if (!whole || (!reply.success.exhausted && page.row_count > 0)) {
+    page.read_to = std::string(last.key);
+  }
+  page.frame = std::move(reply.frame);
+  page.rows_begin = reply.rows_begin;
+  page.memory = std::move(answer->memory);
   co_return page;
 }
 

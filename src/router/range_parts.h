@@ -78,9 +78,11 @@ class RangeAsk {
   const std::optional<api::KvError>& failure() const { return failure_; }
   RetryCause cause() const { return cause_; }
 
-  // What all parts have told the session, and the request's.
+  // What all parts have told the session, and the request's; and which map the router has.
   template <typename Reply>
   void FillSession(Reply* reply) const {
+    reply->context.map_version = nodes_.map().version();
+    reply->context.__isset.map_version = reply->__isset.context = true;
     if (hlc_ != 0) {
       reply->context.hlc = hlc_;
       reply->context.__isset.hlc = reply->__isset.context = true;
@@ -109,6 +111,16 @@ class RangeAsk {
   RetryCause cause_ = RetryCause::kNone;
 };
 
+// A page of rows as they lie in the answer of a node.
+struct EncodedPage {
+  std::string frame;
+  size_t rows_begin = 0, rows_bytes = 0;
+  uint32_t row_count = 0;
+  std::optional<std::string> read_to;  // as ScanPage::read_to
+  MemoryGrant memory{};                // what the frame takes
+  std::string_view rows() const { return std::string_view(frame).substr(rows_begin, rows_bytes); }
+};
+
 class NodePart final : public RangeReads {
  public:
   // `ask` outlives it.
@@ -116,6 +128,8 @@ class NodePart final : public RangeReads {
 
   // Errors are kAborted: RangeAsk has the node's. `snapshot` is that of the RangeAsk.
   Task<Result<ScanPage>> Scan(ScanSpec spec) override;
+  // The same page, cut to the limits of `spec`, as MergeScan would return it if this were its only source.
+  Task<Result<EncodedPage>> ScanEncoded(ScanSpec spec);
   Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, ReadPoint at) override;
   Task<Result<RangeSample>> Sample(ScanRange range, size_t keys_per_partition);
 
@@ -125,9 +139,11 @@ class NodePart final : public RangeReads {
 
  private:
   Status NoteCovered(std::vector<api::Covered> covered);
-  Status CheckRows(const ScanSpec& spec, const api::ScanPartitionsReply& reply) const;
-  // The same for up to where it was read.
-  Status CheckEnd(const ScanSpec& spec, const api::ScanPartitionsReply& reply) const;
+  // Asks the node. OK: the answer is for this share, and its rows are those that it may have.
+  Task<Result<NodeAnswer>> Ask(ScanSpec spec, ScanAnswer* reply);
+  Status CheckRows(const ScanSpec& spec, const ScanAnswer& answer) const;
+  // The same for up to where it was read. `last`: the last row; null: there is none.
+  Status CheckEnd(const ScanSpec& spec, const ScanAnswer& answer, const RowView* last) const;
   bool Holds(uint64_t hash) const;
 
   RangeAsk& ask_;

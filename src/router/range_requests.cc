@@ -41,13 +41,65 @@ bool ReservePageOf(ScanCall* call, LongWork* work, const RouteMap& map, MergeSca
   return false;
 }
 
-// `more`: what the page takes beyond its reservation.
-Task<Status> ReadPage(const RangeParts* parts, const MergeScanSpec* spec, MemoryGrant* more, ScanPage* page) {
+// A page of a scan. If one node has it, its rows may stay encoded.
+struct ReadRows {
+  ScanPage merged;
+  std::optional<EncodedPage> encoded;
+  const std::string* read_to() const {
+    return !encoded ? merged.read_to() : encoded->read_to ? &*encoded->read_to : nullptr;
+  }
+};
+
+Task<Status> ReadEncoded(const RangeParts* parts, const MergeScanSpec* spec, MemoryGrant* more, ReadRows* rows) {
+  ScanSpec ask;
+  ask.start = spec->range.start;
+  ask.start_exclusive = spec->range.start_exclusive;
+  ask.end = spec->range.end;
+  ask.reverse = spec->range.reverse;
+  ask.keys_only = spec->keys_only;
+  ask.sizes_only = spec->sizes_only;
+  ask.slice = spec->range.slice;
+  ask.max_rows = spec->max_rows;
+  ask.max_bytes = spec->max_bytes;
+  ask.hard_bytes = spec->held_bytes;
+  CO_ASSIGN_OR_RETURN(rows->encoded, co_await parts->nodes[0]->ScanEncoded(std::move(ask)));
+  if (!parts->CheckCovered().ok()) {  // as the caller will find: nothing is kept while it waits for another try (LW1)
+    rows->encoded.reset();
+    co_return Status();
+  }
+  // A large row alone may take more than what was reserved for the reply.
+  const size_t bytes = rows->encoded->rows_bytes;
+  if (bytes > spec->held_bytes && !more->TryGrow(bytes - spec->held_bytes)) {
+    co_return Error(Code::kOverloaded, "the router has no free memory for rows of {} bytes; try again", bytes);
+  }
+  co_return Status();
+}
+
+// `more`: what the page takes beyond its reservation. `may_pass`: rows may stay encoded in the binary protocol.
+Task<Status> ReadPage(const RangeParts* parts, const MergeScanSpec* spec, bool may_pass, MemoryGrant* more,
+                      ReadRows* rows) {
   more->ReleaseAll();  // of a try that has failed
+  rows->encoded.reset();
+  if (may_pass && parts->nodes.size() == 1) co_return co_await ReadEncoded(parts, spec, more, rows);
   MergeScanSpec of_try = *spec;
   of_try.memory = more;
-  CO_ASSIGN_OR_RETURN(*page, co_await MergeScan(parts->Sources(), std::move(of_try)));
+  CO_ASSIGN_OR_RETURN(rows->merged, co_await MergeScan(parts->Sources(), std::move(of_try)));
   co_return Status();
+}
+
+// Answers the call with rows as they came from a node. The rest of the reply is in `call->reply`.
+void PassRows(ScanCall* call, const EncodedPage& page) {
+  // The beginning of a reply up to the number of rows, which come first: the field `success` and its field `rows`.
+  constexpr std::string_view kSuccessHead("\x0c\x00\x00", 3), kRowsHead("\x0f\x00\x01\x0c", 4), kStop("", 1);
+  std::string count(sizeof(uint32_t), '\0'), rest;
+  StoreBigEndian32(count.data(), page.row_count);
+  call->server->codec().WriteStruct(call->reply.success, &rest);
+  const std::string_view no_rows = std::string_view(rest).substr(0, kRowsHead.size() + count.size());
+  CHECK(no_rows.starts_with(kRowsHead)) << "the rows are not the first field of a ScanReply";
+  call->server->ReplyEncoded(
+      call->id, call->method,
+      {kSuccessHead, kRowsHead, count, page.rows(), std::string_view(rest).substr(no_rows.size()), kStop});
+  call->answered = true;
 }
 
 // -- aggregates
@@ -150,18 +202,23 @@ Task<void> RouteScan(RangeNodes* nodes, ScanCall* call) {
   RangeAsk ask(nodes, &call->args.context, CallTerms(*call), request.snapshot, request.since);
   ask.SetSlice(request.slices, request.slice);
   MemoryGrant more(&call->server->account());
-  ScanPage page;
-  page.exhausted = true;
+  ReadRows rows;
+  rows.merged.exhausted = true;
   if (!spec.range.empty) {
     RangeTries tries(&ask, call, IsForMasters(call->args.context));
-    auto attempt = [&](RangeParts* parts) { return ReadPage(parts, &spec, &more, &page); };
+    const bool may_pass = call->id.protocol != WireProtocol::kCompact;
+    auto attempt = [&](RangeParts* parts) { return ReadPage(parts, &spec, may_pass, &more, &rows); };
     const Refusal refusal = co_await tries.UntilCovered(spec.range, attempt);
     if (call->answered || Refuse(call, refusal)) co_return;
   }
   api::ScanReply& reply = call->reply.success;
-  if (const std::string* key = page.read_to()) reply.cursor = EncodeCursor(request, {scan_id, *key}, cluster);
-  ToRows(page, request.sizes_only, &reply.rows);
+  if (const std::string* key = rows.read_to()) reply.cursor = EncodeCursor(request, {scan_id, *key}, cluster);
   ask.FillSession(&reply);
+  if (rows.encoded) {
+    PassRows(call, *rows.encoded);
+  } else {
+    call->likely_reply_bytes = ToRows(rows.merged, request.sizes_only, &reply.rows);
+  }
 }
 
 Task<void> RouteCount(RangeNodes* nodes, CountCall* call) {

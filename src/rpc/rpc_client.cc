@@ -141,8 +141,15 @@ void RpcClient::OnData(std::span<const char> bytes) {
     uint32_t length = __builtin_bswap32(LoadLE<uint32_t>(rest.data()));
     if (length > kMaxFrameBytes) return Break(NoFrame(rest.substr(0, kFrameHeaderBytes), length));
     if (rest.size() < kFrameHeaderBytes + length) break;
-    if (Status status = OnFrame(rest.substr(kFrameHeaderBytes, length)); !status.ok()) return Break(std::move(status));
-    rest.remove_prefix(kFrameHeaderBytes + length);
+    const bool alone = kept && rest.size() == in_.size() && rest.size() == kFrameHeaderBytes + length;
+    Status status = OnFrame(rest.substr(kFrameHeaderBytes, length), alone ? &in_ : nullptr);
+    if (!status.ok()) return Break(std::move(status));
+    if (alone) {  // the exchange may have taken it
+      in_.clear();
+      rest = {};
+    } else {
+      rest.remove_prefix(kFrameHeaderBytes + length);
+    }
     ReleaseFrame();
   }
   Keep(rest, kept);
@@ -212,7 +219,7 @@ Status RpcClient::NoMemory(size_t bytes) {
   return Error(Code::kOverloaded, "its answer has {} bytes, for which there is no memory here; retry later", bytes);
 }
 
-Status RpcClient::OnFrame(std::string_view frame) {
+Status RpcClient::OnFrame(std::string_view frame, std::string* storage) {
   MessageHeader header;
   if (Status status = DecodeMessageHeader(&frame, &header); !status.ok()) {
     return Error(Code::kCorruption, "{}: {}", peer_, status.message());
@@ -224,7 +231,9 @@ Status RpcClient::OnFrame(std::string_view frame) {
   RpcExchange* exchange = expected->second.exchange;
   Forget(expected);
   if (exchange == nullptr) return {};  // its deadline has passed
+  exchange->storage = storage;
   Status status = exchange->OnReply(header, frame, &codec_);
+  exchange->storage = nullptr;
   if (!status.ok()) status = Error(status.code(), "{}: {}", peer_, status.message());
   Finish(exchange, std::move(status));
   return {};

@@ -55,6 +55,8 @@ struct RpcExchange : Timer {
   uint64_t owner = 0;
   // The reply says what came of a write: it is read even when memory is short.
   bool must_arrive = false;
+  // During OnReply: the string that has the frame, and nothing else, and that may be taken. Null: there is none.
+  std::string* storage = nullptr;
 
   // When it ends: OK; kDeadline; kAborted: the connection broke, and it is unknown whether the server carried the
   // call out. When it was not sent: what Send returned.
@@ -128,6 +130,9 @@ class RpcClient final : private ConnectionHandler, private TurnHook {
     }
   };
 
+  // What a reply is that is a TApplicationException.
+  static Status ToStatus(const MessageHeader& header, std::string_view body, ThriftCodec* codec);
+
   // Closes the connection and waits until every call has returned.
   Task<void> Close();
 
@@ -146,8 +151,6 @@ class RpcClient final : private ConnectionHandler, private TurnHook {
     return {protocol, apache::thrift::protocol::T_CALL, next_seqid_, method};
   }
   static Status NoMemory(size_t bytes);
-  // A TApplicationException.
-  static Status ToStatus(const MessageHeader& header, std::string_view body, ThriftCodec* codec);
   Status Admit() const;
   // Takes the frame that begins at this byte of out_ back, with kInvalidArgument, if it is longer than any server
   // reads: it would end the connection, with all other calls on it.
@@ -162,7 +165,8 @@ class RpcClient final : private ConnectionHandler, private TurnHook {
   void Keep(std::string_view rest, bool kept);
   bool ReserveFrame(size_t bytes, std::string_view rest);
   void ReleaseFrame();
-  Status OnFrame(std::string_view frame);
+  // `storage`: as RpcExchange::storage.
+  Status OnFrame(std::string_view frame, std::string* storage);
   Status NoFrame(std::string_view head, uint32_t length) const;
   // Closes the connection because the byte stream can no longer be trusted.
   void Break(Status reason);

@@ -100,8 +100,10 @@ class FakeRangeNodes final : public RangeNodes {
   }
   bool stopping() const override { return false; }
 
-  Task<NodeAnswer> Scan(NodeId node, api::Routing_scanPartitions_args* args, api::Routing_scanPartitions_result* reply,
+  Task<NodeAnswer> Scan(NodeId node, api::Routing_scanPartitions_args* args, ScanAnswer* answer,
                         const CallTerms& terms) override {
+    api::Routing_scanPartitions_result decoded;
+    api::Routing_scanPartitions_result* reply = &decoded;
     ++calls;
     co_await Sleep(reactor_, delay_ns);
     if (down.contains(node)) co_return NodeAnswer{Error(Code::kUnavailable, "down"), false};
@@ -121,7 +123,7 @@ class FakeRangeNodes final : public RangeNodes {
       spec.keys_only = scan.keys_only;
       spec.sizes_only = scan.sizes_only;
       spec.max_rows = static_cast<size_t>(scan.limit_rows);
-      spec.max_bytes = static_cast<size_t>(scan.limit_bytes);
+      spec.max_bytes = limit_bytes != 0 ? limit_bytes : static_cast<size_t>(scan.limit_bytes);
       spec.max_examined = max_examined;
       std::vector<MergeSource> sources = SourcesOf(places);
       for (MergeSource& source : sources) source.filtered = true;
@@ -132,7 +134,17 @@ class FakeRangeNodes final : public RangeNodes {
     }
     if (tamper_scan) tamper_scan(node, *args, reply);
     reply->__isset.success = !reply->__isset.error;
-    co_return NodeAnswer{Status(), true};
+    std::string encoded;
+    ThriftCodec codec;
+    codec.WriteStruct(*reply, &encoded);
+    if (tamper_bytes) tamper_bytes(node, &encoded);
+    NodeAnswer got;
+    got.sent = true;
+    got.memory = MemoryGrant(&answers_);  // apart from that of requests (LW1)
+    const std::string copy = encoded;
+    got.status = ReadScanAnswer(take_frames ? std::string_view(encoded) : std::string_view(copy),
+                                take_frames ? &encoded : nullptr, &codec, &got.memory, sizeof(api::Row), answer);
+    co_return got;
   }
   Task<NodeAnswer> Aggregate(NodeId node, api::Routing_aggregatePartitions_args* args,
                              api::Routing_aggregatePartitions_result* reply, const CallTerms&) override {
@@ -248,11 +260,15 @@ class FakeRangeNodes final : public RangeNodes {
   std::vector<int64_t> epochs;
   Nanos delay_ns = 100 * kMicrosecond;
   size_t max_examined = 1000;  // of a scan of a slice
+  size_t limit_bytes = 0;      // of a scan, whatever the router asks for; 0: what it asks for
   std::set<NodeId> down, silent;
   bool refresh_publishes = true;
   int calls = 0, refreshes = 0, lose_deletes = 0;
   std::map<NodeId, int> watches;  // calls
   std::function<void(NodeId, const api::Routing_scanPartitions_args&, api::Routing_scanPartitions_result*)> tamper_scan;
+  // The answer as it comes over the wire.
+  std::function<void(NodeId, std::string*)> tamper_bytes;
+  bool take_frames = true;  // the router takes the string of the answer, and does not copy it
 
  private:
   // The partitions that the node is asked for, or the error of one that it does not lead.
@@ -279,12 +295,14 @@ class FakeRangeNodes final : public RangeNodes {
       session.Raise(p, {static_cast<Epoch>(epochs[p]), 10});
     }
     reply->success.context.session = EncodeSessionToken(session);
+    reply->success.context.__isset.session = reply->success.__isset.context = true;
     reply->__isset.success = true;
     return places;
   }
 
   Reactor& reactor_;
   MemoryBudget budget_;
+  BudgetAccount answers_{&budget_};
   RouteMap map_;
   int64_t version_ = 0;
   uint64_t news_ = 0;
