@@ -414,6 +414,7 @@ class ThroughRouters(unittest.TestCase):
         self.assertEqual((manifest["records"], manifest["bytes"], manifest["content_hash"], manifest["verified"]),
                          (sums["count"], sums["bytes"], sums["content_hash"], True))
         self.assertGreater(int(manifest["snapshot_version"]), 1 << 56)
+        self.assertGreater(manifest["map_version"], 0)
 
     def test_report(self):
         self.cluster.wait_well()

@@ -313,6 +313,7 @@ class PartsExport {
       if (!key->empty()) SetBytes(&j, name, *key);
     }
     if (session_->lease.version() != 0) j["snapshot_version"] = VersionText(session_->lease.version());
+    if (session_->map_version != 0) j["map_version"] = session_->map_version;
     j["records"] = session_->done.count;
     j["bytes"] = session_->done.bytes;
     j["verified"] = session_->options.verify();

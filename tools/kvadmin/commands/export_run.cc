@@ -149,6 +149,7 @@ Status ExportSession::Prepare() {
   RETURN_IF_ERROR(reply.status());
   expected = {static_cast<uint64_t>(reply->count), static_cast<uint64_t>(reply->bytes),
               static_cast<uint64_t>(reply->content_hash)};
+  map_version = reply->context.map_version;
   progress.SetTotal(expected.bytes);
   return options.max_impact > 0 && expected.count > 0 ? StartGuard() : Status();
 }
@@ -393,6 +394,7 @@ std::string FileExport::Manifest() const {
   if (session_->lease.version() != 0) j["snapshot_version"] = VersionText(session_->lease.version());
   j["records"] = sums_.count;
   j["bytes"] = sums_.bytes;
+  if (session_->map_version != 0) j["map_version"] = session_->map_version;
   j["verified"] = options.verify();
   if (options.verify()) j["content_hash"] = fmt::format("{:016x}", sums_.content_hash);
   if (not_text_ > 0) j["records_not_utf8"] = not_text_;

@@ -81,6 +81,7 @@ class ExportSession {
   Range range;                 // the whole one, with the snapshot
   std::string given_snapshot;  // by --snapshot; empty: none
   RangeAggregates expected;    // in it
+  int64_t map_version = 0;     // of the cluster's map, which routers say when the export begins; 0: a node was asked
   RangeAggregates done;        // in the files that are complete
   RangeAggregates resumed;     // what earlier runs have written
   std::unique_ptr<ImpactGuard> guard;
