@@ -28,6 +28,7 @@ enum Encoding {
 enum CompressionCodec {
   UNCOMPRESSED = 0
   ZSTD = 6
+  LZ4_RAW = 7
 }
 
 enum PageType {

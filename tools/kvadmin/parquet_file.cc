@@ -1,5 +1,6 @@
 #include "tools/kvadmin/parquet_file.h"
 
+#include <lz4.h>
 #include <thrift/protocol/TCompactProtocol.h>
 #include <thrift/transport/TBufferTransports.h>
 #include <zlib.h>
@@ -124,17 +125,21 @@ struct FreeContext {
 class ParquetRowGroup::Column {
  public:
   Column(std::string name, pq::Type::type type, bool nullable, ParquetCompression compression)
-      : name_(std::move(name)), type_(type), nullable_(nullable) {
+      : name_(std::move(name)), type_(type), nullable_(nullable), compression_(compression) {
     if (compression == ParquetCompression::kZstd) zstd_.reset(ZSTD_createCCtx());
   }
 
   void AddBytes(std::string_view bytes) {
-    values_ += LittleEndian(static_cast<uint32_t>(bytes.size()));
+    char length[sizeof(uint32_t)];
+    StoreLE(length, static_cast<uint32_t>(bytes.size()));
+    values_.append(length, sizeof length);
     values_ += bytes;
     EndValue();
   }
   void AddNumber(int64_t number) {
-    values_ += LittleEndian(number);
+    char bytes[sizeof number];
+    StoreLE(bytes, number);
+    values_.append(bytes, sizeof bytes);
     if (nullable_) levels_.push_back(true);
     if (numbers_++ == 0) least_ = most_ = number;
     least_ = std::min(least_, number);
@@ -173,7 +178,7 @@ class ParquetRowGroup::Column {
     metadata.encodings = {pq::Encoding::PLAIN};
     if (nullable_) metadata.encodings.push_back(pq::Encoding::RLE);
     metadata.path_in_schema = {name_};
-    metadata.codec = zstd_ ? pq::CompressionCodec::ZSTD : pq::CompressionCodec::UNCOMPRESSED;
+    metadata.codec = Codec();
     metadata.num_values = count_;
     metadata.total_uncompressed_size = uncompressed_bytes_;
     metadata.total_compressed_size = static_cast<int64_t>(pages_.size());
@@ -190,6 +195,35 @@ class ParquetRowGroup::Column {
   }
 
  private:
+  pq::CompressionCodec::type Codec() const {
+    switch (compression_) {
+      case ParquetCompression::kZstd: return pq::CompressionCodec::ZSTD;
+      case ParquetCompression::kLz4: return pq::CompressionCodec::LZ4_RAW;
+      case ParquetCompression::kNone: break;
+    }
+    return pq::CompressionCodec::UNCOMPRESSED;
+  }
+  // The values of the page as they are stored, until the next call.
+  std::string_view Compress() {
+    if (compression_ == ParquetCompression::kNone) return values_;
+    const bool zstd = compression_ == ParquetCompression::kZstd;
+    const auto values_bytes = static_cast<int>(values_.size());  // a page, and a value of at most 1 MiB
+    // It keeps its size: bytes that were written once cost nothing again.
+    const size_t most =
+        zstd ? ZSTD_compressBound(values_.size()) : static_cast<size_t>(LZ4_compressBound(values_bytes));
+    if (compressed_.size() < most) compressed_.resize(most);
+    size_t bytes;
+    if (zstd) {
+      bytes = ZSTD_compressCCtx(zstd_.get(), compressed_.data(), compressed_.size(), values_.data(), values_.size(),
+                                kZstdLevel);
+      CHECK(!ZSTD_isError(bytes)) << ZSTD_getErrorName(bytes);
+    } else {
+      bytes = static_cast<size_t>(
+          LZ4_compress_default(values_.data(), compressed_.data(), values_bytes, static_cast<int>(compressed_.size())));
+      CHECK_GT(bytes, 0u) << "LZ4 has no room for what it says that it needs at most";
+    }
+    return std::string_view(compressed_).substr(0, bytes);
+  }
   void EndValue() {
     ++count_;
     ++page_values_;
@@ -202,14 +236,7 @@ class ParquetRowGroup::Column {
     pq::PageHeader header;
     header.type = pq::PageType::DATA_PAGE;
     header.uncompressed_page_size = static_cast<int32_t>(values_.size());
-    if (zstd_) {
-      compressed_.resize(ZSTD_compressBound(values_.size()));
-      const size_t bytes = ZSTD_compressCCtx(zstd_.get(), compressed_.data(), compressed_.size(), values_.data(),
-                                             values_.size(), kZstdLevel);
-      CHECK(!ZSTD_isError(bytes)) << ZSTD_getErrorName(bytes);
-      compressed_.resize(bytes);
-    }
-    const std::string& body = zstd_ ? compressed_ : values_;
+    const std::string_view body = Compress();
     header.compressed_page_size = static_cast<int32_t>(body.size());
     const uLong crc = ::crc32(0, reinterpret_cast<const Bytef*>(body.data()), static_cast<uInt>(body.size()));
     header.__set_crc(static_cast<int32_t>(crc));
@@ -230,7 +257,8 @@ class ParquetRowGroup::Column {
   const std::string name_;
   const pq::Type::type type_;
   const bool nullable_;
-  std::unique_ptr<ZSTD_CCtx, FreeContext> zstd_;  // null: not compressed
+  const ParquetCompression compression_;
+  std::unique_ptr<ZSTD_CCtx, FreeContext> zstd_;  // null: another compression
   std::string pages_;
   // Of the page that is being filled.
   std::string values_, compressed_;

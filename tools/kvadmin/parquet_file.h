@@ -24,7 +24,7 @@ namespace pando::admin {
 
 inline constexpr std::string_view kParquetMagic = "PAR1";
 
-enum class ParquetCompression : uint8_t { kNone, kZstd };
+enum class ParquetCompression : uint8_t { kNone, kZstd, kLz4 };
 
 // Makes row groups.
 class ParquetRowGroup {

@@ -133,7 +133,9 @@ std::string ExportSession::Identity(const Range& of) const {
   return fmt::format("node={} {} start={} end={} prefix={} {}{}{}", node, FormatName(style.format), HexEncode(of.start),
                      HexEncode(of.end), HexEncode(of.prefix),
                      options.latest ? "latest" : "snapshot=" + HexEncode(given_snapshot), style.base64 ? " base64" : "",
-                     parquet && style.compression == ParquetCompression::kNone ? " compression=none" : "");
+                     !parquet || style.compression == ParquetCompression::kZstd ? ""
+                     : style.compression == ParquetCompression::kLz4            ? " compression=lz4"
+                                                                                : " compression=none");
 }
 
 Status ExportSession::Prepare() {
