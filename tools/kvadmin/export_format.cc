@@ -2,8 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
-#include <cstring>
 #include <utility>
 
 #include "src/base/base64.h"
@@ -13,23 +13,20 @@ namespace pando::admin {
 
 namespace {
 
-// Whether the bytes are printable ASCII without quotes and backslashes, eight at a time. So most keys and values are
-// copied as they are.
+// Whether the bytes are printable ASCII without quotes and backslashes. So most keys and values are copied as they are.
 bool IsPlain(std::string_view bytes) {
-  constexpr uint64_t kOnes = 0x0101010101010101, kHigh = 0x8080808080808080;
-  const auto special = [](uint64_t w) {
-    const uint64_t quote = w ^ (kOnes * '"'), backslash = w ^ (kOnes * '\\');
-    return (w | ((w - kOnes * 0x20) & ~w) | ((quote - kOnes) & ~quote) | ((backslash - kOnes) & ~backslash)) & kHigh;
+  const auto special = [](char c) {
+    const auto byte = static_cast<uint8_t>(c);
+    return static_cast<uint8_t>(static_cast<uint8_t>(byte - 0x20) >= 0x60) | static_cast<uint8_t>(byte == '"') |
+           static_cast<uint8_t>(byte == '\\');
   };
-  uint64_t word;
-  size_t i = 0;
-  for (; i + sizeof(word) <= bytes.size(); i += sizeof(word)) {
-    std::memcpy(&word, bytes.data() + i, sizeof(word));
-    if (special(word) != 0) return false;
+  constexpr size_t kBlock = 64;  // of a fixed size, so that compilers use vectors
+  for (; bytes.size() >= kBlock; bytes.remove_prefix(kBlock)) {
+    uint8_t any = 0;
+    for (size_t i = 0; i < kBlock; ++i) any = static_cast<uint8_t>(any | special(bytes[i]));
+    if (any != 0) return false;
   }
-  word = kOnes * 'x';
-  if (i < bytes.size()) std::memcpy(&word, bytes.data() + i, bytes.size() - i);
-  return special(word) == 0;
+  return std::none_of(bytes.begin(), bytes.end(), [&](char c) { return special(c) != 0; });
 }
 
 // What a byte of UTF-8 text becomes in a JSON string: itself if it is empty. As nlohmann::json writes it.
@@ -74,25 +71,40 @@ void AppendMember(std::string_view name, std::string_view bytes, std::string* ou
   *out += '"';
 }
 
+// The bytes of a piece of text. The next one will have about as many.
+class TextPiece {
+ public:
+  RowEncoder::Piece* operator->() { return &piece_; }
+  RowEncoder::Piece Take() {
+    const size_t likely = piece_.bytes.size() + piece_.bytes.size() / 16;
+    RowEncoder::Piece done = std::exchange(piece_, {});
+    piece_.bytes.reserve(likely);
+    return done;
+  }
+
+ private:
+  RowEncoder::Piece piece_;
+};
+
 class JsonLinesEncoder final : public RowEncoder {
  public:
   void Add(const std::vector<api::Row>& rows) override {
     for (const api::Row& row : rows) {
-      piece_.bytes += '{';
-      AppendMember("key", row.key, &piece_.bytes);
-      piece_.bytes += ',';
-      AppendMember("value", row.value, &piece_.bytes);
+      piece_->bytes += '{';
+      AppendMember("key", row.key, &piece_->bytes);
+      piece_->bytes += ',';
+      AppendMember("value", row.value, &piece_->bytes);
       if (row.expires_at_ms != 0) {
-        piece_.bytes += ",\"expires_at_ms\":";
-        piece_.bytes += std::to_string(row.expires_at_ms);
+        piece_->bytes += ",\"expires_at_ms\":";
+        piece_->bytes += std::to_string(row.expires_at_ms);
       }
-      piece_.bytes += "}\n";
+      piece_->bytes += "}\n";
     }
   }
-  Piece Take() override { return std::exchange(piece_, {}); }
+  Piece Take() override { return piece_.Take(); }
 
  private:
-  Piece piece_;
+  TextPiece piece_;
 };
 
 // RFC 4180: fields in quotes, quotes doubled, CRLF after each record.
@@ -103,19 +115,19 @@ class CsvEncoder final : public RowEncoder {
     for (const api::Row& row : rows) {
       Field(row.key);
       Field(row.value);
-      piece_.bytes += std::to_string(static_cast<uint64_t>(row.version));
-      piece_.bytes += ',';
-      if (row.expires_at_ms != 0) piece_.bytes += std::to_string(row.expires_at_ms);
-      piece_.bytes += "\r\n";
-      if (!base64_ && !(IsText(row.key) && IsText(row.value))) ++piece_.not_text;
+      piece_->bytes += std::to_string(static_cast<uint64_t>(row.version));
+      piece_->bytes += ',';
+      if (row.expires_at_ms != 0) piece_->bytes += std::to_string(row.expires_at_ms);
+      piece_->bytes += "\r\n";
+      if (!base64_ && !(IsText(row.key) && IsText(row.value))) ++piece_->not_text;
     }
   }
-  Piece Take() override { return std::exchange(piece_, {}); }
+  Piece Take() override { return piece_.Take(); }
 
  private:
   static bool IsText(std::string_view bytes) { return IsPlain(bytes) || IsUtf8(bytes); }
   void Field(std::string_view bytes) {
-    std::string& out = piece_.bytes;
+    std::string& out = piece_->bytes;
     if (base64_) {
       out += Base64Encode(bytes);
     } else {
@@ -131,7 +143,7 @@ class CsvEncoder final : public RowEncoder {
   }
 
   const bool base64_;
-  Piece piece_;
+  TextPiece piece_;
 };
 
 class ParquetEncoder final : public RowEncoder {

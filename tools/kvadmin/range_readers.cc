@@ -20,8 +20,8 @@ constexpr uint64_t kMaxSplit = 256;  // of splitRange
 RangeReaders::RangeReaders(Options options, const std::vector<Target>& targets) : options_(std::move(options)) {
   CHECK(!options_.verify || !options_.range.snapshot.empty());
   pending_.push_back({0, options_.range.start, options_.range.end, options_.expected, false});
-  for (const Target& target : targets) clients_.push_back(std::make_unique<Client>(target));
-  for (auto& client : clients_) threads_.emplace_back([this, client = client.get()] { Run(client); });
+  for (const Target& target : targets) connections_.push_back(std::make_unique<Connections>(target));
+  for (auto& both : connections_) threads_.emplace_back([this, both = both.get()] { Run(both); });
 }
 
 RangeReaders::~RangeReaders() {
@@ -69,18 +69,18 @@ void RangeReaders::Pause(std::chrono::nanoseconds duration) {
   }
 }
 
-void RangeReaders::Run(Client* client) {
+void RangeReaders::Run(Connections* connections) {
   const std::unique_ptr<RowEncoder> encoder = MakeRowEncoder(options_.style);
   while (!stopped_) {
     std::optional<uint64_t> number;
     Status status;
     try {
-      Result<std::optional<Part>> part = TakePart(client);
+      Result<std::optional<Part>> part = TakePart(&connections->client);
       if (part.ok() && !*part) return;
       status = part.status();
       if (part.ok()) {
         number = (*part)->number;
-        status = ReadPart(client, encoder.get(), **part);
+        status = ReadPart(connections, encoder.get(), **part);
       }
     } catch (const std::exception& e) {  // out of memory
       status = Error(Code::kIoError, "{}", e.what());
@@ -144,15 +144,20 @@ Result<std::optional<RangeReaders::Part>> RangeReaders::TakePart(Client* client)
   return std::optional<Part>(std::move(part));
 }
 
-Status RangeReaders::ReadPart(Client* client, RowEncoder* encoder, const Part& part) {
+std::future<Result<api::ScanReply>> RangeReaders::AskAhead(Client* client, const api::ScanRequest& request) {
+  return std::async(std::launch::async, [this, client, request] { return Ask(client, &api::KvIf::scan, request); });
+}
+
+Status RangeReaders::ReadPart(Connections* connections, RowEncoder* encoder, const Part& part) {
   Range range = options_.range;
   range.start = part.start;
   range.end = part.end;
   std::optional<VerifiedRows> sums;
   if (options_.verify) {
-    sums.emplace(range, /*reverse=*/false, options_.encoding, [this, client](const api::AggregateRequest& request) {
+    auto ask = [this, client = &connections->client](const api::AggregateRequest& request) {
       return Ask(client, &api::KvIf::aggregate, request);
-    });
+    };
+    sums.emplace(range, /*reverse=*/false, options_.encoding, std::move(ask));
   }
   api::ScanRequest request;
   SetRange(range, &request);
@@ -161,15 +166,19 @@ Status RangeReaders::ReadPart(Client* client, RowEncoder* encoder, const Part& p
   uint64_t hash_before = 0;
   std::string last_key;
   Clock::time_point begun = Clock::now();
+  // The page that is read while the one before is encoded. Its destructor waits for it.
+  std::future<Result<api::ScanReply>> ahead;
   while (!stopped_) {
-    ASSIGN_OR_RETURN(const api::ScanReply page, Ask(client, &api::KvIf::scan, request));
+    Client* const client = &connections->ahead;
+    ASSIGN_OR_RETURN(const api::ScanReply page, ahead.valid() ? ahead.get() : Ask(client, &api::KvIf::scan, request));
+    request.cursor = page.cursor;
+    if (!options_.pace && !page.cursor.empty()) ahead = AskAhead(client, request);
     encoder->Add(page.rows);
     if (sums) sums->Add(page.rows);
     const uint64_t bytes_before = piece.sums.bytes;
     for (const api::Row& row : page.rows) piece.sums.Add({1, row.key.size() + row.value.size(), 0});
     if (options_.pace) Pause(options_.pace(piece.sums.bytes - bytes_before));
     if (!page.rows.empty()) last_key = page.rows.back().key;
-    request.cursor = page.cursor;
     const bool over = page.cursor.empty();
     const bool late = options_.piece_time.count() > 0 && Clock::now() - begun >= options_.piece_time;
     const bool full = piece.sums.bytes >= options_.piece_bytes || late;

@@ -10,7 +10,8 @@
 // protect, and have ended when the destructor returns.
 //
 // Memory: pieces that wait for the caller take at most Options::buffer_bytes, except those of the part that the caller
-// gets next: a thread with a later part waits. So what is held is that, and a piece and a page of each thread.
+// gets next: a thread with a later part waits. So what is held is that, and a piece and two pages of each thread: while
+// it encodes one, it asks for the next one, unless it is paced.
 #pragma once
 
 #include <atomic>
@@ -18,6 +19,7 @@
 #include <condition_variable>
 #include <deque>
 #include <functional>
+#include <future>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -81,17 +83,24 @@ class RangeReaders {
     bool part_over = false;
   };
 
-  void Run(Client* client);
+  // Of one thread. A page that is asked for ahead has its own, because a Client is for one call at a time.
+  struct Connections {
+    explicit Connections(const Target& target) : client(target), ahead(target) {}
+    Client client, ahead;
+  };
+
+  void Run(Connections* connections);
   Result<std::optional<Part>> TakePart(Client* client);
   Status SplitFirst(Client* client);
-  Status ReadPart(Client* client, RowEncoder* encoder, const Part& part);
+  Status ReadPart(Connections* connections, RowEncoder* encoder, const Part& part);
+  std::future<Result<api::ScanReply>> AskAhead(Client* client, const api::ScanRequest& request);
   void Deliver(uint64_t part, Item item);
   void Pause(std::chrono::nanoseconds duration);
   template <typename Reply, typename Request>
   Result<Reply> Ask(Client* client, KvMethod<Reply, Request> method, const Request& request);
 
   const Options options_;
-  std::vector<std::unique_ptr<Client>> clients_;
+  std::vector<std::unique_ptr<Connections>> connections_;
   std::vector<std::thread> threads_;
   std::atomic<bool> stopped_ = false;
 

@@ -47,6 +47,7 @@ void VerifiedRows::Add(const std::vector<api::Row>& rows) {
     part_.bytes += row.key.size() + row.value.size();
     const uint64_t value_hash = Hash64(row.value);
     for (size_t i = 0; i < part_.hashes.size(); ++i) {
+      if (space_ && *space_ != i) continue;
       part_.hashes[i] +=
           RecordHash(kSpaces[i].prefix(), row.key, value_hash, static_cast<Version>(row.version), row.expires_at_ms);
     }
@@ -72,11 +73,12 @@ Status VerifiedRows::Check(bool over) {
   }
   RETURN_IF_ERROR(reply.status());
   const auto hash = static_cast<uint64_t>(reply->content_hash);
-  const bool same_hash = hash == part_.hashes[0] || hash == part_.hashes[1];
+  const bool plain = hash == part_.hashes[0], same_hash = plain || hash == part_.hashes[1];
   if (static_cast<uint64_t>(reply->count) != part_.count || static_cast<uint64_t>(reply->bytes) != part_.bytes ||
       !same_hash) {
     return Differs(request, *reply);
   }
+  if (part_.count > 0) space_ = plain ? 0 : 1;
   verified_.Add({part_.count, part_.bytes, hash});
   part_ = {};
   last_key_.clear();
@@ -94,7 +96,8 @@ Status VerifiedRows::Differs(const api::AggregateRequest& asked, const api::Aggr
       "Read the range again, at another node or router; if it differs again, run kvadmin check --online at each "
       "node, and kvadmin verify for a cluster, and report it",
       Bound(asked.start_key, encoding_, "the first key"), Bound(asked.end_key, encoding_, "the last key"), prefix,
-      part_.count, part_.bytes, part_.hashes[1], reply.count, reply.bytes, static_cast<uint64_t>(reply.content_hash));
+      part_.count, part_.bytes, part_.hashes[space_.value_or(1)], reply.count, reply.bytes,
+      static_cast<uint64_t>(reply.content_hash));
 }
 
 }  // namespace pando::admin

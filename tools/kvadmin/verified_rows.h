@@ -7,13 +7,15 @@
 // range.
 //
 // A hash covers the stored key, which begins with a namespace unless the store is from before there were namespaces.
-// Rows do not say which it is, so both hashes are computed, and one of them must be equal.
+// Rows do not say which it is, so both hashes are computed, and one of them must be equal. After the first part with
+// rows it is known which, and only that one is computed.
 //
 // Threads: one.
 #pragma once
 
 #include <array>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -64,7 +66,8 @@ class VerifiedRows {
   const Encoding encoding_;
   const Ask ask_;
   Part part_;
-  std::string last_key_;  // of part_; empty: it has no rows
+  std::optional<size_t> space_;  // which of the hashes is the store's, once it is known; the other one is 0
+  std::string last_key_;         // of part_; empty: it has no rows
   RangeAggregates verified_;
 };
 

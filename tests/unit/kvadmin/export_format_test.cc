@@ -29,7 +29,7 @@ TEST(ExportFormatTest, JsonLinesAreThoseOfTheJsonLibrary) {
                                     "\"quoted\"", "back\\slash", "a\tb\r\nc", "\xc3\xa4\xe2\x82\xac",
                                     "\xff\xfe",   "1234567\xff", "del\x7f",   std::string("nul\0", 4)};
   for (int c = 0; c < 256; ++c) {
-    for (const size_t before : {0, 3, 7, 8, 15}) {
+    for (const size_t before : {0, 3, 7, 15, 62, 63, 64, 130}) {
       texts.push_back(std::string(before, 'x') + static_cast<char>(c) + "y");
     }
   }

@@ -93,6 +93,22 @@ TEST_F(VerifiedRowsTest, TheRowsOfTheStoreAreThoseThatItCounts) {
   }
 }
 
+// All keys of a store have a namespace, or none has.
+TEST_F(VerifiedRowsTest, LaterPartsHaveTheHashOfTheFirst) {
+  for (const bool namespaced : {true, false}) {
+    namespaced_ = namespaced;
+    VerifiedRows all = Of();
+    EXPECT_TRUE(all.Check(false).ok()) << "no rows say nothing";
+    all.Add(Rows("", "k50"));
+    EXPECT_TRUE(all.Check(false).ok());
+    all.Add(Rows("k50", "k60"));
+    EXPECT_TRUE(all.Check(false).ok());
+    all.Add(Rows("k60", "l"));
+    namespaced_ = !namespaced;
+    EXPECT_EQ(all.Check(true).code(), Code::kCorruption);
+  }
+}
+
 TEST_F(VerifiedRowsTest, RangesOfAllForms) {
   VerifiedRows part = Of("k2", "k35", "k3");
   part.Add(Rows("k3", "k35"));
