@@ -9,27 +9,44 @@ namespace pando::admin {
 
 namespace {
 
-constexpr auto kProbeEvery = std::chrono::milliseconds(5);
-constexpr size_t kProbesBefore = 1000;
-constexpr size_t kRecent = 1000;         // probes whose percentile counts
-constexpr size_t kLeastProbes = 200;     // below that, a percentile says nothing
-constexpr size_t kMostKept = 4'000'000;  // 16 MB, five hours
-constexpr auto kEvaluateEvery = std::chrono::seconds(1);
-constexpr double kPercentile = 0.99;
+using std::chrono::milliseconds;
 
-template <typename Values>
-double P99(const Values& values) {
+constexpr auto kProbeEvery = milliseconds(4);
+constexpr auto kWindow = milliseconds(1000);
+constexpr auto kSettle = milliseconds(100);  // what was asked for before a pause has been answered
+constexpr size_t kWindowsBefore = 5;
+constexpr size_t kReadingWindows = 4;  // then it pauses for one
+constexpr size_t kPausingKept = 7;     // windows: those before, and then of the last half minute
+constexpr size_t kReadingKept = 8;
+constexpr double kPercentile = 0.99;
+// Two windows in a row that are so much worse need no more evidence.
+constexpr double kClearlyWorse = 1.5;
+
+double At(std::vector<float> values, double quantile) {
   if (values.empty()) return 0;
-  std::vector<float> sorted(values.begin(), values.end());
-  const auto at = sorted.begin() + static_cast<std::ptrdiff_t>(kPercentile * static_cast<double>(sorted.size() - 1));
-  std::nth_element(sorted.begin(), at, sorted.end());
+  const auto at = values.begin() + static_cast<std::ptrdiff_t>(quantile * static_cast<double>(values.size() - 1));
+  std::nth_element(values.begin(), at, values.end());
   return *at;
 }
 
 }  // namespace
 
-bool RateControl::Adapt(double p99_ms, double used_rate) {
-  if (p99_ms > most_ms_) {
+void WindowPercentile::Add(std::vector<float> window_ms) {
+  if (window_ms.size() < kLeastProbes) return;
+  const auto p99 = static_cast<float>(At(std::move(window_ms), kPercentile));
+  all_ms_.push_back(p99);
+  recent_ms_.push_back(p99);
+  if (recent_ms_.size() > most_) recent_ms_.pop_front();
+}
+
+double WindowPercentile::MedianMs() const { return At({recent_ms_.begin(), recent_ms_.end()}, 0.5); }
+double WindowPercentile::LeastOfLastTwoMs() const {
+  return recent_ms_.size() < 2 ? 0 : std::min(recent_ms_.back(), recent_ms_[recent_ms_.size() - 2]);
+}
+double WindowPercentile::MedianOfAllMs() const { return At(all_ms_, 0.5); }
+
+bool RateControl::Adapt(double pausing_ms, double reading_ms, double used_rate) {
+  if (TooMuch(pausing_ms, reading_ms)) {
     rate_ = std::max(std::min(rate_, used_rate) / 2, kLeast);
     step_ = std::max(rate_ / 10, kLeast / 4);
     return true;
@@ -41,7 +58,7 @@ bool RateControl::Adapt(double p99_ms, double used_rate) {
 }
 
 ImpactGuard::ImpactGuard(const Target& target, std::vector<std::string> keys, double most_percent)
-    : client_(target), keys_(std::move(keys)), most_percent_(most_percent) {
+    : client_(target), keys_(std::move(keys)), pausing_(kPausingKept), reading_(kReadingKept), control_(most_percent) {
   CHECK(!keys_.empty());
 }
 
@@ -55,67 +72,86 @@ double ImpactGuard::Probe() {
   return ok ? std::chrono::duration<double, std::milli>(Clock::now() - begun).count() : -1;
 }
 
-Status ImpactGuard::Start() {
-  Clock::time_point next = Clock::now();
-  for (size_t i = 0; i < kProbesBefore; ++i) {
+std::vector<float> ImpactGuard::ProbeFor(Clock::duration duration) {
+  std::vector<float> window_ms;
+  const Clock::time_point end = Clock::now() + duration;
+  for (Clock::time_point next = Clock::now(); next < end && !stopped_;) {
     const double ms = Probe();
-    RETURN_IF_ERROR(tools::Interrupts::Check());
-    if (ms >= 0) before_ms_.push_back(static_cast<float>(ms));
+    ++probes_;
+    if (ms < 0) {
+      ++failed_;
+    } else {
+      window_ms.push_back(static_cast<float>(ms));
+    }
     next = std::max(next + kProbeEvery, Clock::now());
     std::this_thread::sleep_until(next);
   }
-  if (before_ms_.size() < kProbesBefore / 2) {
-    return Error(Code::kUnavailable,
-                 "of {} gets before the export, only {} were answered: its impact cannot be measured", kProbesBefore,
-                 before_ms_.size());
+  return window_ms;
+}
+
+Status ImpactGuard::Start() {
+  for (size_t i = 0; i < kWindowsBefore; ++i) {
+    pausing_.Add(ProbeFor(kWindow));
+    RETURN_IF_ERROR(tools::Interrupts::Check());
   }
-  control_ = std::make_unique<RateControl>(P99(before_ms_), most_percent_);
-  least_rate_ = most_rate_ = control_->rate();
+  if (pausing_.windows() < kWindowsBefore / 2 || failed_ > probes_ / 2) {
+    return Error(Code::kUnavailable,
+                 "of {} gets before the export, {} failed, or took too long: its impact cannot be measured", probes_,
+                 failed_);
+  }
+  probes_ = failed_ = 0;
+  least_rate_ = most_rate_ = control_.rate();
   thread_ = std::thread([this] { Watch(); });
   return Status();
 }
 
 void ImpactGuard::Watch() {
-  Clock::time_point next = Clock::now(), evaluated = next;
   while (!stopped_) {
-    const double ms = Probe();
-    if (ms < 0) {
-      ++failed_;
-    } else {
-      if (during_ms_.size() < kMostKept) during_ms_.push_back(static_cast<float>(ms));
-      recent_ms_.push_back(static_cast<float>(ms));
-      if (recent_ms_.size() > kRecent) recent_ms_.pop_front();
+    Clock::time_point begun = Clock::now();
+    for (size_t i = 0; i < kReadingWindows && !stopped_; ++i) {
+      reading_.Add(ProbeFor(kWindow));
+      const double least_ms = reading_.LeastOfLastTwoMs();
+      if (!control_.TooMuch(kClearlyWorse * pausing_.MedianMs(), least_ms)) continue;
+      Evaluate(least_ms, TakeUsedRate(begun));
+      begun = Clock::now();
     }
-    const Clock::time_point now = Clock::now();
-    if (now - evaluated >= kEvaluateEvery)
-      Evaluate(std::chrono::duration<double>(now - std::exchange(evaluated, now)).count());
-    next = std::max(next + kProbeEvery, now);
-    std::this_thread::sleep_until(next);
+    const double used_rate = TakeUsedRate(begun);
+    {
+      std::lock_guard lock(mutex_);
+      pause_until_ = Clock::now() + kSettle + kWindow;
+    }
+    ProbeFor(kSettle);
+    pausing_.Add(ProbeFor(kWindow));
+    if (!stopped_ && reading_.windows() > 0) Evaluate(reading_.MedianMs(), used_rate);
   }
 }
 
-void ImpactGuard::Evaluate(double seconds) {
+double ImpactGuard::TakeUsedRate(Clock::time_point since) {
   std::lock_guard lock(mutex_);
-  const double used_rate = static_cast<double>(std::exchange(used_bytes_, 0)) / seconds;
-  if (recent_ms_.size() < kLeastProbes) return;
-  if (control_->Adapt(P99(recent_ms_), used_rate)) recent_ms_.clear();
-  least_rate_ = std::min(least_rate_, control_->rate());
-  most_rate_ = std::max(most_rate_, control_->rate());
+  const double seconds = std::chrono::duration<double>(Clock::now() - since).count();
+  return seconds > 0 ? static_cast<double>(std::exchange(used_bytes_, 0)) / seconds : 0;
+}
+
+void ImpactGuard::Evaluate(double reading_ms, double used_rate) {
+  std::lock_guard lock(mutex_);
+  if (control_.Adapt(pausing_.MedianMs(), reading_ms, used_rate)) reading_.Clear();
+  least_rate_ = std::min(least_rate_, control_.rate());
+  most_rate_ = std::max(most_rate_, control_.rate());
 }
 
 std::chrono::nanoseconds ImpactGuard::Reserve(uint64_t bytes) {
   std::lock_guard lock(mutex_);
   used_bytes_ += bytes;
   const Clock::time_point now = Clock::now();
-  const std::chrono::duration<double> takes(static_cast<double>(bytes) / control_->rate());
+  const std::chrono::duration<double> takes(static_cast<double>(bytes) / control_.rate());
   free_ = std::max(free_, now) + std::chrono::duration_cast<Clock::duration>(takes);
-  return free_ - now;
+  return std::max(free_, pause_until_) - now;
 }
 
 ImpactGuard::Outcome ImpactGuard::Stop() {
   stopped_ = true;
   if (thread_.joinable()) thread_.join();
-  return {P99(before_ms_), P99(during_ms_), during_ms_.size(), failed_, least_rate_, most_rate_};
+  return {pausing_.MedianOfAllMs(), reading_.MedianOfAllMs(), probes_, failed_, least_rate_, most_rate_};
 }
 
 }  // namespace pando::admin

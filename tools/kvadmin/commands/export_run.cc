@@ -18,7 +18,7 @@ namespace {
 constexpr std::chrono::milliseconds kLookEvery(200);  // at the progress, the snapshot and signals
 constexpr uint64_t kMiB = 1 << 20;
 constexpr int32_t kProbeKeys = 256;
-constexpr uint32_t kGentlePageRows = 200;  // with --max-impact: a request must not delay others for long
+constexpr uint32_t kGentlePageRows = 100;  // with --max-impact: a request must not delay others for long
 
 // Routers share the work. Without a router, what was asked so far has the snapshot, so all ask that one first.
 std::vector<Target> Targets(const ExportSession& session) {
@@ -30,7 +30,8 @@ std::vector<Target> Targets(const ExportSession& session) {
     begin = end + 1;
   }
   if (!session.routers()) addresses.insert(addresses.begin(), session.client.at());
-  std::vector<Target> targets(session.options.parallel, given);
+  // With --max-impact, there is one request at a time.
+  std::vector<Target> targets(session.guard ? 1 : session.options.parallel, given);
   for (Target& target : targets) {
     target.address = fmt::format("{}", fmt::join(addresses, ","));
     if (session.routers()) std::rotate(addresses.begin(), addresses.begin() + 1, addresses.end());
@@ -64,8 +65,8 @@ RangeReaders::Options ReadOptions(const ExportSession& session) {
 }
 
 Json ImpactJson(const ImpactGuard::Outcome& outcome) {
-  return Json{{"p99_before_ms", outcome.before_p99_ms},
-              {"p99_during_ms", outcome.during_p99_ms},
+  return Json{{"p99_pausing_ms", outcome.pausing_p99_ms},
+              {"p99_reading_ms", outcome.reading_p99_ms},
               {"percent", outcome.percent()},
               {"gets", outcome.probes},
               {"gets_failed", outcome.failed},
@@ -75,14 +76,13 @@ Json ImpactJson(const ImpactGuard::Outcome& outcome) {
 
 void NoteImpact(double most_percent, const ImpactGuard::Outcome& outcome) {
   tools::PrintNote(
-      "p99 of gets: {:.2f} ms before, {:.2f} ms while exporting ({:+.1f} %, and {:.1f} % were allowed), of {} gets; "
-      "the "
-      "rate was between {:.0f} and {:.0f} MB/s\n",
-      outcome.before_p99_ms, outcome.during_p99_ms, outcome.percent(), most_percent, outcome.probes,
+      "p99 of gets: {:.2f} ms while the export paused, {:.2f} ms while it read ({:+.1f} %, and {:.1f} % were allowed), "
+      "of {} gets; the rate was between {:.0f} and {:.0f} MB/s\n",
+      outcome.pausing_p99_ms, outcome.reading_p99_ms, outcome.percent(), most_percent, outcome.probes,
       outcome.least_rate / 1e6, outcome.most_rate / 1e6);
   if (outcome.percent() <= most_percent) return;
   tools::PrintNote(
-      "that is more than was allowed: the foreground had more to do than before, or the export was too short\n");
+      "that is more than was allowed: the export was too short to find its rate, or even the lowest is too much\n");
 }
 
 }  // namespace
@@ -394,9 +394,9 @@ std::string FileExport::Manifest() const {
     if (!key->empty()) SetBytes(&j, name, *key);
   }
   if (session_->lease.version() != 0) j["snapshot_version"] = VersionText(session_->lease.version());
+  if (session_->map_version != 0) j["map_version"] = session_->map_version;
   j["records"] = sums_.count;
   j["bytes"] = sums_.bytes;
-  if (session_->map_version != 0) j["map_version"] = session_->map_version;
   j["verified"] = options.verify();
   if (options.verify()) j["content_hash"] = fmt::format("{:016x}", sums_.content_hash);
   if (not_text_ > 0) j["records_not_utf8"] = not_text_;
