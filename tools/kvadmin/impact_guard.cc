@@ -11,7 +11,6 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr auto kProbeEvery = milliseconds(4);
 constexpr auto kWindow = milliseconds(1000);
 constexpr auto kSettle = milliseconds(100);  // what was asked for before a pause has been answered
 constexpr size_t kWindowsBefore = 5;
@@ -30,6 +29,10 @@ double At(std::vector<float> values, double quantile) {
 }
 
 }  // namespace
+
+void AddSamples(double ms, std::vector<float>* window_ms) {
+  for (double left_ms = ms; left_ms > 0; left_ms -= kProbeEveryMs) window_ms->push_back(static_cast<float>(left_ms));
+}
 
 void WindowPercentile::Add(std::vector<float> window_ms) {
   if (window_ms.size() < kLeastProbes) return;
@@ -68,22 +71,17 @@ double ImpactGuard::Probe() {
   api::GetRequest request;
   request.key = keys_[next_key_++ % keys_.size()];
   const Clock::time_point begun = Clock::now();
-  const bool ok = client_.Call(Client::Repeat::kSafe, &api::KvIf::get, request).ok();
-  return ok ? std::chrono::duration<double, std::milli>(Clock::now() - begun).count() : -1;
+  ++probes_;
+  if (!client_.Call(Client::Repeat::kSafe, &api::KvIf::get, request).ok()) ++failed_;
+  return std::chrono::duration<double, std::milli>(Clock::now() - begun).count();
 }
 
 std::vector<float> ImpactGuard::ProbeFor(Clock::duration duration) {
   std::vector<float> window_ms;
   const Clock::time_point end = Clock::now() + duration;
   for (Clock::time_point next = Clock::now(); next < end && !stopped_;) {
-    const double ms = Probe();
-    ++probes_;
-    if (ms < 0) {
-      ++failed_;
-    } else {
-      window_ms.push_back(static_cast<float>(ms));
-    }
-    next = std::max(next + kProbeEvery, Clock::now());
+    AddSamples(Probe(), &window_ms);
+    next = std::max(next + milliseconds(kProbeEveryMs), Clock::now());
     std::this_thread::sleep_until(next);
   }
   return window_ms;
@@ -121,6 +119,11 @@ void ImpactGuard::Watch() {
       pause_until_ = Clock::now() + kSettle + kWindow;
     }
     ProbeFor(kSettle);
+    {
+      // A slow get may have taken a part of the pause.
+      std::lock_guard lock(mutex_);
+      pause_until_ = Clock::now() + kWindow;
+    }
     pausing_.Add(ProbeFor(kWindow));
     if (!stopped_ && reading_.windows() > 0) Evaluate(reading_.MedianMs(), used_rate);
   }

@@ -26,6 +26,11 @@
 
 namespace pando::admin {
 
+constexpr int kProbeEveryMs = 4;
+// Adds what a get that took so long, or failed after that time, says about those that others may have begun meanwhile:
+// a sample for each that would have been begun every kProbeEveryMs. One get at a time would else miss most of a stall.
+void AddSamples(double ms, std::vector<float>* window_ms);
+
 // The median of the 99th percentiles of the last windows.
 class WindowPercentile {
  public:
@@ -86,13 +91,13 @@ class ImpactGuard {
 
   // Measures some windows, and then begins to watch. Fails if most gets do, or after a signal.
   Status Start();
-  // A reader has read so many bytes. Returns for how long it must pause.
+  // A reader has read so many bytes. Returns for how long it must pause, as far as is known now.
   std::chrono::nanoseconds Reserve(uint64_t bytes);
   Outcome Stop();
 
  private:
   using Clock = std::chrono::steady_clock;
-  // The latency of one get in ms; below 0 if it failed.
+  // The time that one get took in ms, also if it failed.
   double Probe();
   // Probes for so long, or until Stop.
   std::vector<float> ProbeFor(Clock::duration duration);

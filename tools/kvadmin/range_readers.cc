@@ -60,13 +60,15 @@ void RangeReaders::Deliver(uint64_t part, Item item) {
   came_.notify_one();
 }
 
-void RangeReaders::Pause(std::chrono::nanoseconds duration) {
+bool RangeReaders::Pause(std::chrono::nanoseconds duration) {
   constexpr int64_t kLookEveryMs = 50;  // whether the readers were stopped
   const Clock::time_point end = Clock::now() + duration;
   while (!stopped_) {
     const int64_t left_ms = std::chrono::duration_cast<std::chrono::milliseconds>(end - Clock::now()).count();
-    if (left_ms <= 0 || !tools::Interrupts::Sleep(std::min(left_ms, kLookEveryMs))) return;
+    if (left_ms <= 0) return true;
+    if (!tools::Interrupts::Sleep(std::min(left_ms, kLookEveryMs))) break;
   }
+  return false;
 }
 
 void RangeReaders::Run(Connections* connections) {
@@ -177,7 +179,11 @@ Status RangeReaders::ReadPart(Connections* connections, RowEncoder* encoder, con
     if (sums) sums->Add(page.rows);
     const uint64_t bytes_before = piece.sums.bytes;
     for (const api::Row& row : page.rows) piece.sums.Add({1, row.key.size() + row.value.size(), 0});
-    if (options_.pace) Pause(options_.pace(piece.sums.bytes - bytes_before));
+    if (options_.pace) {
+      // Asks again after each pause: a longer one may have begun meanwhile.
+      auto left = options_.pace(piece.sums.bytes - bytes_before);
+      while (left.count() > 0 && Pause(left)) left = options_.pace(0);
+    }
     if (!page.rows.empty()) last_key = page.rows.back().key;
     const bool over = page.cursor.empty();
     const bool late = options_.piece_time.count() > 0 && Clock::now() - begun >= options_.piece_time;

@@ -95,7 +95,8 @@ class RangeReaders {
   Status ReadPart(Connections* connections, RowEncoder* encoder, const Part& part);
   std::future<Result<api::ScanReply>> AskAhead(Client* client, const api::ScanRequest& request);
   void Deliver(uint64_t part, Item item);
-  void Pause(std::chrono::nanoseconds duration);
+  // False: the readers were stopped, or there was a signal.
+  bool Pause(std::chrono::nanoseconds duration);
   template <typename Reply, typename Request>
   Result<Reply> Ask(Client* client, KvMethod<Reply, Request> method, const Request& request);
 

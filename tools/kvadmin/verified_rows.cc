@@ -73,7 +73,9 @@ Status VerifiedRows::Check(bool over) {
   }
   RETURN_IF_ERROR(reply.status());
   const auto hash = static_cast<uint64_t>(reply->content_hash);
-  const bool plain = hash == part_.hashes[0], same_hash = plain || hash == part_.hashes[1];
+  // Once it is known which one is the store's, the other one is not computed.
+  const bool plain = space_.value_or(0) == 0 && hash == part_.hashes[0];
+  const bool same_hash = plain || (space_.value_or(1) == 1 && hash == part_.hashes[1]);
   if (static_cast<uint64_t>(reply->count) != part_.count || static_cast<uint64_t>(reply->bytes) != part_.bytes ||
       !same_hash) {
     return Differs(request, *reply);

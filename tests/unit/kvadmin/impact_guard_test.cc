@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 namespace pando::admin {
@@ -66,6 +67,23 @@ TEST(WindowPercentileTest, OneOddWindowIsNoEvidence) {
   EXPECT_EQ(percentile.windows(), 0u);
   percentile.Add({1, 2, 3});
   EXPECT_EQ(percentile.windows(), 0u) << "too few gets";
+}
+
+// Slow gets are few in a window, and count for those that they kept from beginning.
+TEST(WindowPercentileTest, SlowGetsAreEvidence) {
+  WindowPercentile usual(5), slow(5), stalled(5);
+  std::vector<float> window;
+  for (int i = 0; i < 250; ++i) AddSamples(1, &window);
+  usual.Add(std::exchange(window, {}));
+  for (int i = 0; i < 5; ++i) AddSamples(200, &window);
+  slow.Add(std::exchange(window, {}));
+  for (int i = 0; i < 100; ++i) AddSamples(1, &window);
+  for (int i = 0; i < 2; ++i) AddSamples(300, &window);
+  stalled.Add(std::exchange(window, {}));
+  RateControl control(10);
+  EXPECT_EQ(usual.MedianMs(), 1);
+  EXPECT_GT(slow.MedianMs(), 150);
+  EXPECT_GT(stalled.MedianMs(), 250);
 }
 
 }  // namespace

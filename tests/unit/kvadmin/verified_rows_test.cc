@@ -93,6 +93,26 @@ TEST_F(VerifiedRowsTest, TheRowsOfTheStoreAreThoseThatItCounts) {
   }
 }
 
+// A store that counts rightly, but says that the hash is 0, is not believed because kvadmin computes one of the hashes
+// only.
+TEST_F(VerifiedRowsTest, AHashOfZeroIsNoHash) {
+  for (const bool namespaced : {true, false}) {
+    namespaced_ = namespaced;
+    bool zero = false;
+    VerifiedRows all(Range{"", "", "", "snapshot", ""}, /*reverse=*/false, Encoding::kText,
+                     [&](const api::AggregateRequest& request) {
+                       Result<api::AggregateReply> reply = Aggregate(request);
+                       if (zero) reply->content_hash = 0;
+                       return reply;
+                     });
+    all.Add(Rows("", "k50"));
+    ASSERT_TRUE(all.Check(false).ok());
+    zero = true;
+    all.Add(Rows("k50", "l"));
+    EXPECT_EQ(all.Check(true).code(), Code::kCorruption);
+  }
+}
+
 // All keys of a store have a namespace, or none has.
 TEST_F(VerifiedRowsTest, LaterPartsHaveTheHashOfTheFirst) {
   for (const bool namespaced : {true, false}) {
