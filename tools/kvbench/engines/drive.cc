@@ -111,7 +111,8 @@ Status OpClient::CheckRows(uint64_t rows, std::string_view last_key, DriveTally*
     scanned_ += rows;
     const bool over = rows < op_.rows;
     scan_from_.assign(over ? std::string_view() : last_key);
-    if (!over) return scan_from_.push_back('\0'), Status();  // the smallest key above it
+    scan_from_.push_back('\0');  // the smallest key above it; not all engines take an empty one
+    if (!over) return Status();
     if (std::exchange(scanned_, 0) == spec.records) return Status();
     return Error(Code::kCorruption, "a scan of all records did not return {} of them", spec.records);
   }

@@ -153,8 +153,8 @@ class OpClient {
   uint32_t until_check_;
   DrawnOp op_;
   std::string key_, value_;
-  std::string scan_from_;  // scan-full: where the next scan begins
-  uint64_t scanned_ = 0;   // scan-full: rows since the first key
+  std::string scan_from_{'\0'};  // scan-full: where the next scan begins
+  uint64_t scanned_ = 0;         // scan-full: rows since the first key
 };
 
 // Hands out the batches of a load to several clients. Next and Stop may be called on any thread.
