@@ -80,7 +80,6 @@ TEST(WindowPercentileTest, SlowGetsAreEvidence) {
   for (int i = 0; i < 100; ++i) AddSamples(1, &window);
   for (int i = 0; i < 2; ++i) AddSamples(300, &window);
   stalled.Add(std::exchange(window, {}));
-  RateControl control(10);
   EXPECT_EQ(usual.MedianMs(), 1);
   EXPECT_GT(slow.MedianMs(), 150);
   EXPECT_GT(stalled.MedianMs(), 250);
