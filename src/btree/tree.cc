@@ -191,27 +191,80 @@ Task<void> LoadQuietly(BufferPool* pool, Tree* tree, ChildRef ref, uint8_t level
 }
 }  // namespace
 
-void Tree::ReadAhead(Generation view, std::string_view key, bool reverse, size_t pages, TaskGroup* tasks) {
-  ChildRef missing;
-  uint8_t level = 0;
-  Frame* parent = nullptr;
-  if (view != 0) {
-    parent = SnapshotLeafParent(snapshots_.at(view), key);
-  } else if (root_->level > 0) {
-    parent = FindNode(key, 1, &missing, &level);
+Frame* Tree::LeafParent(Generation view, std::string_view key, bool before, ChildRef* missing, uint8_t* missing_level) {
+  const TreeSnapshot* snapshot = view == 0 ? nullptr : &snapshots_.at(view);
+  uint8_t level = snapshot ? snapshot->root_level : root_->level;
+  if (level == 0) return nullptr;
+  Frame* frame = snapshot ? SnapshotRoot(*snapshot, missing) : root_;
+  *missing_level = level;
+  for (; frame && level > 1; --level) {
+    const TreeNode node = NodeOf(frame);
+    const uint32_t slot = !before ? node.ChildSlot(key) : key.empty() ? node.count() - 1 : node.ChildSlotBefore(key);
+    frame = snapshot ? SnapshotChild(frame, slot, missing) : ResolveChild(frame, slot, missing);
+    *missing_level = static_cast<uint8_t>(level - 1);
   }
-  if (!parent) return;
-  const PagePin pin = pool_.Pin(parent);  // MakeRoom may evict an inner page of a snapshot
-  TreeNode node = NodeOf(parent);
-  int64_t slot = node.ChildSlot(key);
-  for (size_t i = 0; i < pages; ++i) {
-    slot += reverse ? -1 : 1;
-    if (slot < 0 || slot >= node.count()) break;
-    const std::optional<ChildRef> stored = DiskRefOf(node.LoadChild(static_cast<uint32_t>(slot)));
-    if (!stored || pool_.LookupAny(this, stored->location)) continue;
-    if (!pool_.MakeRoom(1)) break;
-    tasks->Spawn(LoadQuietly(&pool_, this, *stored, 0));
+  return frame;
+}
+
+// Adds the children of `parent` that the scan needs from *at on, and moves *at past them.
+void Tree::AddChildrenAhead(Frame* parent, const ScanAhead& scan, std::string* at, AheadWalk* walk) {
+  const TreeNode node = NodeOf(parent);
+  const uint32_t count = node.count();
+  uint32_t slot = 0, last = 0;
+  if (scan.reverse) {
+    slot = at->empty() ? count - 1 : node.ChildSlotBefore(*at);
+    last = scan.bound <= node.lower() ? 0 : node.ChildSlot(scan.bound);
+    walk->covered.all = node.lower().empty() || scan.bound >= node.lower();
+  } else {
+    slot = node.ChildSlot(*at);
+    const bool beyond = scan.bound.empty() || (node.has_upper() && scan.bound > node.upper());
+    last = beyond ? count - 1 : node.ChildSlotBefore(scan.bound);
+    walk->covered.all = !node.has_upper() || (!scan.bound.empty() && scan.bound <= node.upper());
   }
+  *at = scan.reverse ? node.lower() : node.upper();
+  const auto steps =
+      static_cast<uint32_t>(std::max<int64_t>((scan.reverse ? int64_t{slot} - last : int64_t{last} - slot) + 1, 0));
+  for (uint32_t step = 0; step < steps; ++step, slot += scan.reverse ? -1 : 1) {
+    walk->covered.all |= walk->rows >= scan.rows || walk->bytes >= scan.bytes;
+    if (walk->rows >= scan.rows || walk->bytes >= scan.bytes) return;
+    if (walk->covered.leaves >= scan.leaves) {
+      walk->covered.all = false;
+      return;
+    }
+    ChildRef child;
+    uint64_t rows = 0, bytes = 0;
+    if (KnownChild(parent, slot, &child)) {
+      rows = child.count;
+      bytes = child.bytes;
+      walk->unread.push_back(child);  // the pool knows whether it is in memory
+    } else {
+      rows = 1;  // a dirty leaf: the pages that are read too early for it are few
+    }
+    // The scan begins somewhere within the first leaf.
+    if (walk->covered.leaves++ == 0) rows /= 2, bytes /= 2;
+    walk->rows += rows;
+    walk->bytes += bytes;
+  }
+}
+
+LeavesAhead Tree::ReadAhead(Generation view, const ScanAhead& scan, TaskGroup* tasks) {
+  AheadWalk walk;
+  std::string at(scan.from);
+  while (!walk.covered.all && walk.covered.leaves < scan.leaves) {
+    ChildRef missing;
+    uint8_t level = 0;
+    Frame* parent = LeafParent(view, at, scan.reverse, &missing, &level);
+    if (!parent) {
+      // The scan itself waits for the first one. Those of a snapshot are not read ahead: it may end before they come.
+      const bool ahead = walk.covered.leaves > 0 && view == 0 && !missing.location.empty();
+      if (ahead && pool_.MakeRoom(1)) tasks->Spawn(LoadQuietly(&pool_, this, missing, level));
+      break;
+    }
+    AddChildrenAhead(parent, scan, &at, &walk);
+  }
+  // The scan reads a single leaf itself.
+  if (walk.covered.leaves > 1) pool_.LoadAhead(this, std::move(walk.unread), tasks);
+  return walk.covered;
 }
 
 Task<void> Tree::FetchAhead(std::vector<std::string> keys) {

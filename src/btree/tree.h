@@ -158,6 +158,21 @@ struct LeafSlot {
   bool exact = false;
 };
 
+// What a scan still wants.
+struct ScanAhead {
+  std::string_view from;   // forwards: the first key; reverse: the first key that it does not want, "" = none
+  std::string_view bound;  // the same for the other end of the range
+  bool reverse = false;
+  uint64_t rows = 0, bytes = 0;  // it ends when it has either
+  size_t leaves = 0;             // no more than so many are read ahead
+};
+
+// What ReadAhead has covered: leaves in memory, and those whose reads it has started.
+struct LeavesAhead {
+  size_t leaves = 0;  // including the leaf of ScanAhead::from
+  bool all = false;   // all that the scan probably needs
+};
+
 class Tree final : public PageOwner {
  public:
   Tree(BufferPool& pool, PageStore& store);
@@ -213,10 +228,9 @@ class Tree final : public PageOwner {
   // For reverse scans: the leaf that holds the last key below `key` (`before` empty = the last
   // leaf).
   Task<Result<PagePin>> FetchLeafBefore(std::string before);
-  // Read-ahead for scans: starts reading up to `pages` leaves that follow the leaf of `key` (or
-  // precede it, with `reverse`), without waiting. `view` is the generation of a snapshot, or 0 for
-  // the newest tree.
-  void ReadAhead(Generation view, std::string_view key, bool reverse, size_t pages, TaskGroup* tasks);
+  // Read-ahead for scans: starts to read the leaves that a scan will need next, without waiting. `view` is the
+  // generation of a snapshot, or 0 for the newest tree.
+  LeavesAhead ReadAhead(Generation view, const ScanAhead& scan, TaskGroup* tasks);
   // kAborted: look the record up again. Either the value was superseded, or there was no room (in
   // which case there is room now).
   Task<Result<PagePin>> FetchOverflow(OverflowRef ref, uint32_t value_bytes);
@@ -303,6 +317,7 @@ class Tree final : public PageOwner {
 
   // -- PageOwner
   bool PrepareForDisk(const Frame& frame, char* page, ChildRef* ref) override;
+  size_t NeighborsOf(const Frame& frame, std::span<Neighbor> neighbors) override;
   void OnWriteEnded(Frame& frame, bool valid) override;
   void OnEvict(Frame& frame) override;
   Status ValidatePage(const char* page, uint32_t usable_bytes) override {
@@ -332,6 +347,16 @@ class Tree final : public PageOwner {
   void Attach(Frame* parent, uint32_t slot, Frame* child);
   uint32_t SlotOfChild(Frame* parent, const Frame* child) const;
   Frame* Parent(const Frame* frame) { return frame->parent == kNoFrame ? nullptr : &pool_.frame(frame->parent); }
+  // The page above the leaf of `key` (with `before`, of the last key below it). Null if the root is a leaf, or if a
+  // page on the way is not in memory: then *missing and *missing_level name it.
+  Frame* LeafParent(Generation view, std::string_view key, bool before, ChildRef* missing, uint8_t* missing_level);
+  // What ReadAhead has found so far, and the leaves to be read.
+  struct AheadWalk {
+    LeavesAhead covered;
+    uint64_t rows = 0, bytes = 0;
+    std::vector<ChildRef> unread;
+  };
+  void AddChildrenAhead(Frame* parent, const ScanAhead& scan, std::string* at, AheadWalk* walk);
   // Like FindLeaf, but stops at `level`.
   Frame* FindNode(std::string_view key, uint8_t level, ChildRef* missing, uint8_t* missing_level);
 
@@ -347,8 +372,6 @@ class Tree final : public PageOwner {
   // was dropped during the read: the extent may have held another page by then.
   Task<Status> FetchIn(Generation view, MissingPage missing, std::span<PagePin> keep, size_t slot);
   Frame* SnapshotRoot(const TreeSnapshot& snapshot, ChildRef* missing);
-  // The resident inner page above the leaf of `key`, or null.
-  Frame* SnapshotLeafParent(const TreeSnapshot& snapshot, std::string_view key);
   Frame* SnapshotChild(Frame* parent, uint32_t slot, ChildRef* missing);
   std::optional<MissingPage> CollectStep(const TreeSnapshot& snapshot, Generation since, const std::string& key,
                                          PageRun* run);

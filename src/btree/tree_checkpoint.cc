@@ -84,10 +84,32 @@ bool Tree::PrepareForDisk(const Frame& frame, char* page, ChildRef* ref) {
   return true;
 }
 
+size_t Tree::NeighborsOf(const Frame& frame, std::span<Neighbor> neighbors) {
+  if (frame.roams || !frame.attached || frame.parent == kNoFrame) return 0;
+  Frame* parent = &pool_.frame(frame.parent);
+  const TreeNode node = NodeOf(parent);
+  const int64_t slot = SlotOfChild(parent, &frame), count = node.count();
+  size_t found = 0;
+  auto add = [&](int64_t at, bool precedes) {
+    if (at < 0 || at >= count || found == neighbors.size()) return;
+    const Extent word = node.ChildLocation(static_cast<uint32_t>(at));
+    const bool in_memory = child_word::IsFrame(word);
+    if (!in_memory && !child_word::IsExtent(word)) return;
+    const Extent place = in_memory ? pool_.frame(child_word::Frame(word)).last_place : word;
+    if (!place.empty()) neighbors[found++] = {place, precedes};
+  };
+  for (int64_t distance = 1; found < neighbors.size() && (slot >= distance || slot + distance < count); ++distance) {
+    add(slot - distance, true);
+    add(slot + distance, false);
+  }
+  return found;
+}
+
 void Tree::OnWriteEnded(Frame& frame, bool valid) {
   checkpoint_progress_.NotifyAll();
   if (!valid) return;
   ListRemove(&frame);
+  frame.roams = false;
   if (frame.overflow) {
     if (frame.superseded) pool_.Drop(&frame);
     return;

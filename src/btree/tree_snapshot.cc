@@ -39,16 +39,6 @@ Frame* Tree::SnapshotChild(Frame* parent, uint32_t slot, ChildRef* missing) {
   return pool_.Lookup(this, ref.location);
 }
 
-Frame* Tree::SnapshotLeafParent(const TreeSnapshot& snapshot, std::string_view key) {
-  if (snapshot.root_level == 0) return nullptr;
-  ChildRef missing;
-  Frame* frame = SnapshotRoot(snapshot, &missing);
-  for (uint8_t level = snapshot.root_level; frame && level > 1; --level) {
-    frame = SnapshotChild(frame, NodeOf(frame).ChildSlot(key), &missing);
-  }
-  return frame;
-}
-
 Task<Result<PagePin>> Tree::FetchSnapshotLeaf(Generation generation, std::string key, bool before) {
   // By level. Pages of a snapshot need pins: resident children do not keep them in memory.
   PagePin loaded[kMaxTreeHeight];

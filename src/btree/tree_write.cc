@@ -54,6 +54,8 @@ Frame* Tree::Clone(Frame* old) {
   std::memcpy(page, pool_.data(*old), pool_.usable_bytes());
   clone->page_id = next_page_id_++;
   clone->birth = generation_;
+  clone->last_place = old->last_place;
+  clone->roams = old->roams;
   HeaderOf(page).page_id = clone->page_id;
   HeaderOf(page).birth = generation_;
   clone->attached = true;
@@ -369,6 +371,9 @@ void Tree::Merge(Frame* parent, uint32_t left_slot) {
   merged.AppendFrom(right_node, 0, right_node.count());
   merged.header().heat = heat;
   ++left->modifications;
+  // If what deletes leave stayed where it was, no chunk would become entirely free.
+  left->roams = true;
+  left->last_place = {};
   if (left->level > 0) ReparentChildren(left);
   right->frame_children = 0;
   parent_node.Remove(left_slot + 1);

@@ -54,6 +54,7 @@ BufferPool::BufferPool(Reactor& reactor, BufferPoolOptions options)
   write_area_ = arena_ + count * page_bytes_;
   for (uint32_t i = options.write_buffers; i-- > 0;) write_buffers_.push_back(write_area_ + size_t{i} * page_bytes_);
   scratch_.resize(2 * page_bytes_);
+  gap_ = AlignedBuffer(kMaxGapBlocks * kBlockBytes);
   frames_.resize(count);
   for (uint32_t i = 0; i < count; ++i) frames_[i].id = i;
   free_.reserve(count);

@@ -24,6 +24,7 @@
 //       them, and whoever waits for frames in order to change its pages gets the error.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <span>
@@ -55,6 +56,12 @@ class PageOwner {
   // references. Fills in the aggregates of `ref`. Returns false when a child is not on disk: a
   // child was changed while the write waited to start.
   virtual bool PrepareForDisk(const Frame& frame, char* page, ChildRef* ref) = 0;
+  // Fills in the neighbors of `frame` in key order, the closest ones first, and returns their number. Where its image
+  // goes depends on them (PageStore::AllocateNear).
+  virtual size_t NeighborsOf(const Frame& frame, std::span<Neighbor> neighbors) {
+    (void)frame, (void)neighbors;
+    return 0;
+  }
   // A write of `frame` has ended. `valid`: frame.disk now describes the page on disk and the frame
   // is clean. Otherwise the frame is as dirty as before, or doomed.
   virtual void OnWriteEnded(Frame& frame, bool valid) = 0;
@@ -106,12 +113,29 @@ struct BufferPoolOptions {
   Compression compression = Compression::kNone;
 };
 
+// How far ahead a scan may read. All scans of a pool share an eighth of its frames, so that they do not evict what
+// others have read ahead and not used yet.
+class ReadAheadClaim {
+ public:
+  explicit ReadAheadClaim(class BufferPool* pool) : pool_(*pool) {}
+  ReadAheadClaim(const ReadAheadClaim&) = delete;
+  ReadAheadClaim& operator=(const ReadAheadClaim&) = delete;
+  ~ReadAheadClaim() { Resize(0); }
+  // Claims up to `frames` frames in place of those that it has, and returns how many it got.
+  size_t Resize(size_t frames);
+
+ private:
+  class BufferPool& pool_;
+  size_t frames_ = 0;
+};
+
 struct BufferPoolStats {
   uint64_t pages = 0, free_pages = 0, dirty_pages = 0;
   uint64_t uses_total = 0, loads_total = 0, load_waits_total = 0, failed_loads_total = 0, evictions_total = 0,
            writes_total = 0, void_writes_total = 0;
   uint64_t read_bytes_total = 0, written_bytes_total = 0, ghost_hits_total = 0;
-  uint64_t damaged_reads_total = 0;  // of pages and values that could not be read, or fail a check
+  uint64_t ahead_pages_total = 0, ahead_reads_total = 0;  // of LoadAhead: pages, and the reads that fetched them
+  uint64_t damaged_reads_total = 0;                       // of pages and values that could not be read, or fail a check
 };
 
 class BufferPool {
@@ -182,6 +206,10 @@ class BufferPool {
   // case release all pins, call WaitForRoom and descend again: by then, `ref` may name nothing or
   // another page.
   Task<Result<PagePin>> Load(PageOwner* owner, ChildRef ref, uint8_t level);
+  // Starts to read leaves that will probably be needed, in tasks of `tasks`, and does not wait. Those that lie close
+  // together on disk are read in one I/O. Reads no more than the pool has room for and kReadAheadDivisor allows; errors
+  // surface when the page is loaded.
+  void LoadAhead(PageOwner* owner, std::vector<ChildRef> leaves, TaskGroup* tasks);
   // Suspends until a load of `frames` frames has room. The caller should hold no pins here, or all
   // waiters may wait forever. An error means that there is no room, and that the pool has failed or
   // the store of `owner` is condemned.
@@ -213,8 +241,12 @@ class BufferPool {
 
  private:
   friend class PagePin;
+  friend class ReadAheadClaim;
   // Frames that only writers may use, so that applying a committed record never waits for a read.
   static constexpr size_t kWriterReserve = 32;
+  static constexpr uint32_t kMaxGapBlocks = 4;
+  // Claims for reading ahead, and reads of LoadAhead in flight, take at most this part of all frames each.
+  static constexpr size_t kReadAheadDivisor = 8;
   struct Fifo {
     FrameId head = kNoFrame, tail = kNoFrame;
     size_t frames = 0;  // including all pieces of overflow values
@@ -252,7 +284,9 @@ class BufferPool {
   Frame* StartLoading(PageOwner* owner, const ChildRef& ref);
   Task<Result<PagePin>> JoinLoad(PagePin pin);
   Status FinishLoad(Frame* frame, uint8_t level);
+  Result<PagePin> EndLoad(PagePin pin, uint8_t level, Status status);
   Result<PagePin> FailLoad(PagePin pin, Status status);
+  Task<void> ReadTogether(std::vector<PagePin> pins);
   void NoteDamage(const Status& status);
   Task<Status> ReadPieces(Frame* first);
   Frame* TakePieces(uint32_t value_bytes);
@@ -276,6 +310,9 @@ class BufferPool {
   std::vector<FrameId> free_;
   std::vector<FrameId> map_;  // hash buckets
   char* write_area_ = nullptr;
+  AlignedBuffer gap_;  // receives the blocks between the pages that are read together
+  size_t ahead_claimed_frames_ = 0;
+  size_t reading_ahead_frames_ = 0;  // of LoadAhead, in flight
   std::vector<char*> write_buffers_;
   std::vector<char> scratch_;
   int registered_base_ = kNoBuffer;
@@ -306,6 +343,14 @@ class BufferPool {
 
 inline PagePin::PagePin(BufferPool* pool, Frame* frame) : pool_(pool), frame_(frame) {
   if (++frame->pins == 1) ++pool->pinned_frames_;
+}
+
+inline size_t ReadAheadClaim::Resize(size_t frames) {
+  pool_.ahead_claimed_frames_ -= frames_;
+  const size_t most = pool_.frames_.size() / BufferPool::kReadAheadDivisor;
+  frames_ = std::min(frames, most - std::min(most, pool_.ahead_claimed_frames_));
+  pool_.ahead_claimed_frames_ += frames_;
+  return frames_;
 }
 
 inline void PagePin::Release() {

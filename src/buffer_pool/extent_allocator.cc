@@ -10,6 +10,23 @@
 namespace pando {
 namespace {
 constexpr uint32_t kGroupsPerStep = 64;  // searched by one TakeToRelease: 256 KiB of bitmaps
+// Free blocks of a chunk that its own pages may need: those that change between two checkpoints are there twice.
+constexpr uint32_t kSpareBlocks = 16;
+constexpr uint32_t kGroupsPerSearch = 4;  // for a chunk with room
+constexpr uint64_t kNoChunk = ~uint64_t{0};
+
+// The bit at which a run of `blocks` free blocks of a word begins: the first one from bit `from` on, or with `before`
+// the last one that ends at or before it; else the closest one on the other side.
+std::optional<uint32_t> FindInWord(uint64_t word, uint32_t blocks, uint32_t from, bool before) {
+  uint64_t starts = ~word;
+  for (uint32_t i = 1; i < blocks; ++i) starts &= ~word >> i;  // shifts in zeros: a run ends within the word
+  if (starts == 0) return std::nullopt;
+  const uint32_t end = before ? (from < blocks ? 0 : from - blocks + 1) : from;  // starts below it are on the left
+  const uint64_t left = end >= 64 ? starts : starts & ((uint64_t{1} << end) - 1);
+  const uint64_t right = starts & ~left;
+  const bool take_left = left != 0 && (before || right == 0);
+  return static_cast<uint32_t>(take_left ? 63 - std::countl_zero(left) : std::countr_zero(right));
+}
 }  // namespace
 static_assert(ExtentAllocator::kChunkBlocks == 64, "a chunk is a word of the bitmap");
 
@@ -56,6 +73,81 @@ std::optional<Extent> ExtentAllocator::Allocate(uint32_t blocks) {
     return Extent::Of(block, blocks);
   }
   return std::nullopt;
+}
+
+// Pages move between chunks only into room that the pages already there do not need for their own next versions, or the
+// pages of a full chunk would be scattered whenever they change.
+std::optional<Extent> ExtentAllocator::AllocateNear(uint32_t blocks, Extent last, std::span<const Neighbor> near) {
+  CHECK_GT(blocks, 0u);
+  if (blocks > kChunkBlocks) return std::nullopt;
+  Candidate candidates[kMaxNeighbors];
+  const std::span<const Candidate> chunks(candidates, ChunksNear(near, candidates));
+  const uint64_t own = last.empty() || last.block() >= total_blocks_ ? kNoChunk : last.block() / kChunkBlocks;
+  auto take_beside = [&](const Candidate& c) {
+    const auto begin = static_cast<uint32_t>(c.closest->place.block() % kChunkBlocks);
+    const uint32_t from = c.closest->precedes ? begin + c.closest->place.blocks() : begin;
+    return TakeIn(c.chunk, blocks, from, !c.closest->precedes);
+  };
+  for (const Candidate& c : chunks) {
+    if (c.chunk != own && FreeIn(c.chunk) < kSpareBlocks) continue;
+    if (auto taken = take_beside(c)) return taken;
+  }
+  if (own != kNoChunk) {
+    const auto from = static_cast<uint32_t>(last.block() % kChunkBlocks);
+    if (auto taken = TakeIn(own, blocks, from, /*before=*/false)) return taken;
+  }
+  if (chunks.empty()) return std::nullopt;
+  if (const uint64_t roomy = RoomyChunk(static_cast<uint32_t>(chunks[0].chunk / kChunksPerGroup)); roomy != kNoChunk) {
+    if (auto taken = TakeIn(roomy, blocks, 0, /*before=*/false)) return taken;
+  }
+  for (const Candidate& c : chunks) {
+    if (auto taken = take_beside(c)) return taken;
+  }
+  return std::nullopt;
+}
+
+// The chunks of the neighbors, those with the most of them first. Returns their number.
+size_t ExtentAllocator::ChunksNear(std::span<const Neighbor> near, Candidate* candidates) const {
+  size_t count = 0;
+  for (const Neighbor& neighbor : near.first(std::min(near.size(), kMaxNeighbors))) {
+    if (neighbor.place.empty() || neighbor.place.block() >= total_blocks_) continue;
+    const uint64_t chunk = neighbor.place.block() / kChunkBlocks;
+    size_t at = 0;
+    while (at < count && candidates[at].chunk != chunk) ++at;
+    if (at == count) candidates[count++] = {chunk, 0, &neighbor};
+    ++candidates[at].neighbors;
+  }
+  // Stable: of two chunks with as many neighbors, the one with the closer neighbor comes first.
+  std::stable_sort(candidates, candidates + count,
+                   [](const Candidate& a, const Candidate& b) { return a.neighbors > b.neighbors; });
+  return count;
+}
+
+std::optional<Extent> ExtentAllocator::TakeIn(uint64_t chunk, uint32_t blocks, uint32_t from, bool before) {
+  const std::optional<uint32_t> bit = FindInWord(WordOf(chunk), blocks, from, before);
+  if (!bit) return std::nullopt;
+  const uint64_t block = chunk * kChunkBlocks + *bit;
+  SetRange(block, blocks, true);
+  return Extent::Of(block, blocks);
+}
+
+// The chunk with the most free blocks of group `near`, or of one of the few groups that are looked at in turns if all
+// chunks of that one are rather full. kNoChunk: these are full, too.
+uint64_t ExtentAllocator::RoomyChunk(uint32_t near) {
+  for (uint32_t tried = 0; tried <= kGroupsPerSearch; ++tried) {
+    roomy_group_ %= group_count();
+    const uint32_t index = tried == 0 ? near : roomy_group_;
+    const std::vector<uint64_t>& words = groups_[index].words;
+    size_t best = 0;
+    int most = -1;
+    for (size_t i = 0; i < words.size() && most < static_cast<int>(kChunkBlocks); ++i) {
+      const int free = std::popcount(~words[i]);
+      if (free > most) best = i, most = free;
+    }
+    if (most >= static_cast<int>(kSpareBlocks)) return uint64_t{index} * kChunksPerGroup + best;
+    if (tried > 0) ++roomy_group_;
+  }
+  return kNoChunk;
 }
 
 void ExtentAllocator::Free(Extent extent) {

@@ -39,6 +39,7 @@ struct Frame {
   bool superseded = false;      // overflow value without a record; dropped once written
   bool in_map = false;          // found by Lookup(owner, disk.location)
   bool discard_extent = false;  // with doomed: its extent is given back when it is freed
+  bool roams = false;           // a merge made it: its next image goes wherever there is room
   uint8_t level = 0;
   uint32_t pins = 0;
   uint32_t frame_children = 0;    // children that it refers to by frame; evictable only if 0
@@ -50,6 +51,9 @@ struct Frame {
   uint64_t modifications = 0;  // grows with each change; a write is void if it grew meanwhile
   PageOwner* owner = nullptr;
   ChildRef disk{};  // as last written; empty location = never written
+  // Where the page was last stored, or is about to be. Not its own any more once it changes: only a hint for where its
+  // neighbors should go.
+  Extent last_place{};
 
   FrameId queue_prev = kNoFrame, queue_next = kNoFrame;
   FrameId map_next = kNoFrame;

@@ -11,6 +11,8 @@
 // Threads: one reactor.
 #pragma once
 
+#include <span>
+
 #include "src/base/result.h"
 #include "src/buffer_pool/extent.h"
 #include "src/io/file.h"
@@ -32,6 +34,13 @@ class PageStore {
   // Allocates an extent, growing the file if necessary. Nothing refers to it until AdoptExtent;
   // FreeNow gives it back. kDiskFull.
   virtual Task<Result<Extent>> AllocateForWrite(uint32_t blocks) = 0;
+  // The same for a page that was stored at `last` before (empty: nowhere), and whose neighbors in key order are, or
+  // were, stored at `near`, the closest one first: prefers a place beside them, so that scans can read them together.
+  // `near` must stay alive until the call ends.
+  virtual Task<Result<Extent>> AllocateNear(uint32_t blocks, Extent last, std::span<const Neighbor> near) {
+    (void)last, (void)near;
+    return AllocateForWrite(blocks);
+  }
   // From now on, a page or record of generation `birth` refers to the extent.
   virtual void AdoptExtent(Extent extent, Generation birth) = 0;
   // An extent of the current generation that nothing refers to any more, but that may still be the

@@ -5,11 +5,17 @@
 
 #include "src/base/hash.h"
 #include "src/buffer_pool/buffer_pool.h"
+#include "src/buffer_pool/extent_allocator.h"
 
 namespace pando {
 namespace {
 
 constexpr Nanos kDamageLineNs = 10 * kSecond;  // between log lines about damaged reads
+// Pages with no more blocks between them are read in one I/O, which then takes no longer than two. A read has at most
+// kMaxTogetherBlocks: larger ones are no faster.
+constexpr uint32_t kMaxTogetherBlocks = 64;
+constexpr size_t kMaxNeighbors = 16;        // that a page's new place may depend on
+constexpr uint32_t kLoadBytesPerUnit = 64;  // cost of a page decompressed and checked, in units of the turn budget
 
 }  // namespace
 
@@ -48,6 +54,7 @@ Frame* BufferPool::StartLoading(PageOwner* owner, const ChildRef& ref) {
   frame->state = Frame::State::kLoading;
   frame->owner = owner;
   frame->disk = ref;
+  frame->last_place = ref.location;
   frame->birth = ref.birth;
   MapInsert(frame);
   ++stats_.loads_total;
@@ -135,12 +142,75 @@ Task<Result<PagePin>> BufferPool::Load(PageOwner* owner, ChildRef ref, uint8_t l
   char* page = data(*frame);
   Status status = co_await owner->store().file().Read(page, ref.location.size_bytes(), ref.location.offset_bytes(),
                                                       BufferIndexOf(page));
+  co_return EndLoad(std::move(pin), level, std::move(status));
+}
+
+// The read of the frame has ended with `status`.
+Result<PagePin> BufferPool::EndLoad(PagePin pin, uint8_t level, Status status) {
+  Frame* frame = pin.frame();
   if (status.ok() && !frame->doomed) status = FinishLoad(frame, level);
-  if (!status.ok() || frame->doomed) co_return FailLoad(std::move(pin), std::move(status));
+  if (!status.ok() || frame->doomed) return FailLoad(std::move(pin), std::move(status));
   frame->state = Frame::State::kResident;
-  Enqueue(frame, Fingerprint(owner, ref.location));
+  Enqueue(frame, Fingerprint(frame->owner, frame->disk.location));
   load_done_.NotifyAll();
-  co_return pin;
+  return pin;
+}
+
+void BufferPool::LoadAhead(PageOwner* owner, std::vector<ChildRef> leaves, TaskGroup* tasks) {
+  std::erase_if(leaves, [&](const ChildRef& ref) {
+    return ref.location.empty() || ref.location.size_bytes() > page_bytes_ || LookupAny(owner, ref.location);
+  });
+  std::sort(leaves.begin(), leaves.end(),
+            [](const ChildRef& a, const ChildRef& b) { return a.location.packed < b.location.packed; });
+  auto end_of = [](const ChildRef& ref) { return ref.location.block() + ref.location.blocks(); };
+  for (size_t first = 0, next = 0; first < leaves.size(); first = next) {
+    const size_t most = frames_.size() / kReadAheadDivisor - reading_ahead_frames_;
+    for (next = first + 1; next < leaves.size() && next - first < most; ++next) {
+      const uint64_t end = end_of(leaves[next - 1]), block = leaves[next].location.block();
+      // A damaged parent may name overlapping extents.
+      if (block < end || block - end > kMaxGapBlocks) break;
+      if (end_of(leaves[next]) - leaves[first].location.block() > kMaxTogetherBlocks) break;
+    }
+    const size_t count = next - first;
+    if (count > most || !MakeRoom(count)) return;
+    reading_ahead_frames_ += count;
+    stats_.ahead_pages_total += count;
+    ++stats_.ahead_reads_total;
+    std::vector<PagePin> pins;
+    pins.reserve(count);
+    for (size_t i = first; i < next; ++i) pins.push_back(Pin(StartLoading(owner, leaves[i])));
+    tasks->Spawn(ReadTogether(std::move(pins)));
+  }
+}
+
+// Reads pages that lie one after the other, with gaps.
+Task<void> BufferPool::ReadTogether(std::vector<PagePin> pins) {
+  File& file = pins.front().frame()->owner->store().file();
+  const uint64_t first_block = pins.front().frame()->disk.location.block();
+  std::vector<iovec> vectors;
+  uint64_t at = first_block;
+  for (const PagePin& pin : pins) {
+    const Extent place = pin.frame()->disk.location;
+    if (place.block() > at) vectors.push_back({gap_.data(), (place.block() - at) * kBlockBytes});
+    vectors.push_back({data(*pin.frame()), place.size_bytes()});
+    at = place.block() + place.blocks();
+  }
+  Status status;
+  if (vectors.size() == 1) {
+    char* page = static_cast<char*>(vectors[0].iov_base);
+    status = co_await file.Read(page, vectors[0].iov_len, first_block * kBlockBytes, BufferIndexOf(page));
+  } else {
+    status = co_await file.ReadVector(vectors, first_block * kBlockBytes);
+  }
+  reading_ahead_frames_ -= pins.size();
+  // Only one of the pages, or a gap, may be damaged. Whoever needs a page reads it alone.
+  if (!status.ok()) status = Error(Code::kAborted, "{}", status.message());
+  TurnSlice slice(turn_);
+  for (PagePin& pin : pins) {
+    const Result<PagePin> loaded = EndLoad(std::move(pin), /*level=*/0, status);
+    (void)loaded.ok();  // the error surfaces when the page is loaded
+    if (slice.Spend(page_bytes_ / kLoadBytesPerUnit)) co_await Yield(reactor_);
+  }
 }
 
 // -- overflow values ------------------------------------------------------------------------------
@@ -315,7 +385,10 @@ Task<Status> BufferPool::WriteImage(Frame* frame, char* image, bool* current) {
   std::memcpy(copy, data(*frame), page_bytes_);
   if (!owner->PrepareForDisk(*frame, copy, &ref)) co_return Status();
   uint32_t blocks = EncodePageImage(copy, usable_bytes_, compression_, image, scratch_.data() + page_bytes_);
-  CO_ASSIGN_OR_RETURN(Extent extent, co_await owner->store().AllocateForWrite(blocks));
+  Neighbor neighbors[ExtentAllocator::kMaxNeighbors];
+  const std::span<const Neighbor> near(neighbors, owner->NeighborsOf(*frame, neighbors));
+  CO_ASSIGN_OR_RETURN(Extent extent, co_await owner->store().AllocateNear(blocks, frame->last_place, near));
+  frame->last_place = extent;  // before it is written: its neighbors may be written meanwhile
   ref.location = extent;
   ref.birth = frame->birth;
   ref.checksum = Hash64({image, extent.size_bytes()}, ChecksumSeed(owner->store().uuid(), extent.block()));

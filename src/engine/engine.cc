@@ -581,6 +581,8 @@ class Engine::Impl final : public LogReplaySink {
     s.pool_hits_total = uses - std::min(uses, pool.loads_total);
     s.pool_evictions_total = pool.evictions_total;
     s.pool_writes_total = pool.writes_total;
+    s.ahead_pages_total = pool.ahead_pages_total;
+    s.ahead_reads_total = pool.ahead_reads_total;
     s.damaged_reads_total = pool.damaged_reads_total;
     s.pool_bytes = pool.pages * options_.store.page_bytes;
     if (log_) s.log = log_->stats();

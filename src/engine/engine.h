@@ -93,6 +93,8 @@ struct EngineOptions {
 struct EngineStats {
   uint64_t pool_pages = 0, pool_free_pages = 0, pool_dirty_pages = 0, pool_pinned_pages = 0;
   uint64_t pool_hits_total = 0, pool_misses_total = 0, pool_evictions_total = 0, pool_writes_total = 0;
+  uint64_t ahead_pages_total = 0, ahead_reads_total = 0;  // pages read ahead of scans, and the reads that fetched them
+
   uint64_t pool_bytes = 0;
   LogStats log;
   uint64_t checkpoints_total = 0, quarantined_partitions = 0;

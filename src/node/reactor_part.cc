@@ -350,6 +350,8 @@ void ReactorPart::Publish() {
   SetTotal(&gauges_.pool_misses, stats.pool_misses_total);
   SetTotal(&gauges_.pool_evictions, stats.pool_evictions_total);
   SetTotal(&gauges_.pool_writes, stats.pool_writes_total);
+  SetTotal(&gauges_.ahead_pages, stats.ahead_pages_total);
+  SetTotal(&gauges_.ahead_reads, stats.ahead_reads_total);
   SetTotal(&gauges_.damaged_reads, stats.damaged_reads_total);
   gauges_.log_bytes.Set(static_cast<int64_t>(stats.log.unreleased_bytes));
   gauges_.log_records.Set(static_cast<int64_t>(stats.log.unreleased_records));
@@ -495,6 +497,8 @@ void ReactorPart::RegisterMetrics() {
   add("kv_pool_misses_total", "Pages read from disk.", &g.pool_misses);
   add("kv_pool_evictions_total", "Pages evicted.", &g.pool_evictions);
   add("kv_pool_writes_total", "Pages written.", &g.pool_writes);
+  add("kv_pool_ahead_pages_total", "Pages read from disk before a scan reached them.", &g.ahead_pages);
+  add("kv_pool_ahead_reads_total", "Reads that fetched them. Pages that lie together share one.", &g.ahead_reads);
   add("kv_pool_damaged_reads_total",
       "Pages and values that could not be read from disk, or failed a check, by requests or in the background.",
       &g.damaged_reads);

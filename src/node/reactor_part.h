@@ -35,6 +35,7 @@ namespace pando {
 struct EngineGauges {
   Gauge pool_pages, pool_free_pages, pool_dirty_pages, pool_bytes;
   Counter pool_hits, pool_misses, pool_evictions, pool_writes, damaged_reads;
+  Counter ahead_pages, ahead_reads;
   Gauge log_bytes, log_records, log_segments;
   Counter log_appended_records, log_appended_bytes, log_device_writes, log_device_bytes, log_waits;
   Gauge log_readers, log_retained_bytes;

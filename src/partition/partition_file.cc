@@ -55,6 +55,14 @@ Task<Result<Extent>> PartitionFile::AllocateForWrite(uint32_t blocks) {
   co_return condemned_;
 }
 
+Task<Result<Extent>> PartitionFile::AllocateNear(uint32_t blocks, Extent last, std::span<const Neighbor> near) {
+  CO_RETURN_IF_ERROR(condemned_);
+  const std::optional<Extent> extent = allocator_.AllocateNear(blocks, last, near);
+  if (!extent) co_return co_await AllocateForWrite(blocks);
+  unreferenced_.insert(extent->packed);
+  co_return *extent;
+}
+
 void PartitionFile::AdoptExtent(Extent extent, Generation birth) {
   CHECK_EQ(unreferenced_.erase(extent.packed), 1u);
   if (dead_.checkpointing() && birth > dead_.frozen()) young_.insert(extent.packed);

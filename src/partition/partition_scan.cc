@@ -8,7 +8,11 @@
 
 namespace pando {
 namespace {
-constexpr size_t kReadAheadPages = 8;
+// A scan reads so many leaves ahead, if other scans leave it the memory, in batches of half as many: the more, the more
+// of them lie together.
+constexpr size_t kReadAheadLeaves = 512, kLeastReadAheadLeaves = 8;
+// A page with such limits is probably followed by the next one, whose first quarter is read ahead, too.
+constexpr size_t kLongPageRows = 1000, kLongPageBytes = 1u << 20;
 // Cost of a leaf, in units of the turn's budget, in addition to its records.
 constexpr uint32_t kLeafUnits = 16;
 }  // namespace
@@ -20,7 +24,11 @@ class PartitionReader::Scanner {
   enum class Step : uint8_t { kMore, kOver, kReadValue };
 
   Scanner(PartitionState& state, ScanSpec spec)
-      : tree_(*state.tree), pool_(state.pool), namespaced_(state.namespaced), spec_(std::move(spec)) {}
+      : tree_(*state.tree), pool_(state.pool), namespaced_(state.namespaced), claim_(&pool_), spec_(std::move(spec)) {
+    if (spec_.max_rows < kLongPageRows || spec_.max_bytes < kLongPageBytes) return;
+    rows_beyond_ = spec_.max_rows / 4;
+    bytes_beyond_ = spec_.max_bytes / 4;
+  }
 
   const ScanSpec& spec() const { return spec_; }
   ScanPage& page() { return page_; }
@@ -32,9 +40,18 @@ class PartitionReader::Scanner {
   Step AddRemoved(std::string key);
   // Takes the rows of one leaf and moves on: past the leaf, or to the row whose value must be read.
   Step AddLeaf(const TreeNode& node, int64_t now_ms) {
+    if (leaves_ahead_ > 0) --leaves_ahead_;
     return spec_.reverse ? AddLeafBackwards(node, now_ms) : AddLeafForwards(node, now_ms);
   }
-  size_t LeavesToCome(const TreeNode& node) const;
+
+  // -- read-ahead
+  bool WantsReadAhead() const { return leaves_ahead_ == 0 || (!all_ahead_ && leaves_ahead_ <= refill_at_); }
+  ScanAhead ToCome();
+  void NoteReadAhead(const LeavesAhead& covered) {
+    leaves_ahead_ = covered.leaves;
+    refill_at_ = covered.leaves / 2;
+    all_ahead_ = covered.all;
+  }
 
   // -- the row that AddRow could not add because its value is not resident (kReadValue)
   OverflowRef unread_ref() const { return unread_ref_; }
@@ -50,19 +67,29 @@ class PartitionReader::Scanner {
   Tree& tree_;
   BufferPool& pool_;
   const bool namespaced_;
+  ReadAheadClaim claim_;
   ScanSpec spec_;
   ScanPage page_;
   ScanRow unread_;
   OverflowRef unread_ref_;
   uint32_t unread_bytes_ = 0;
+  size_t leaves_ahead_ = 0;  // from the scan's position on: in memory, or being read
+  size_t refill_at_ = 0;
+  size_t rows_beyond_ = 0, bytes_beyond_ = 0;  // of the next page, to be read ahead
+  bool all_ahead_ = false;                     // they are all that the scan needs
 };
 
-// Estimates how many leaves after this one the scan will read, from what it still wants and from
-// what this leaf holds.
-size_t PartitionReader::Scanner::LeavesToCome(const TreeNode& node) const {
-  const size_t rows_left = spec_.max_rows - page_.rows.size();
-  const size_t by_rows = (rows_left - 1) / std::max(1u, node.count());
-  return std::min({kReadAheadPages, by_rows, spec_.max_bytes / pool_.page_bytes() + 1});
+ScanAhead PartitionReader::Scanner::ToCome() {
+  ScanAhead scan;
+  scan.from = position();
+  scan.bound = spec_.reverse ? spec_.start : spec_.end;
+  scan.reverse = spec_.reverse;
+  // How many records of a slice's leaves are rows is not known.
+  scan.rows = spec_.slice.all() ? spec_.max_rows - page_.rows.size() + rows_beyond_ : SIZE_MAX;
+  const size_t bytes = std::min(spec_.max_bytes, spec_.hard_bytes);
+  scan.bytes = spec_.keys_only || spec_.sizes_only ? SIZE_MAX : bytes + std::min(bytes_beyond_, SIZE_MAX - bytes);
+  scan.leaves = std::max(claim_.Resize(std::min<size_t>(scan.rows, kReadAheadLeaves)), kLeastReadAheadLeaves);
+  return scan;
 }
 
 PartitionReader::Scanner::Step PartitionReader::Scanner::Push(ScanRow row) {
@@ -182,13 +209,12 @@ Task<Result<ScanPage>> PartitionReader::Scan(ScanSpec spec) {
   for (Scanner::Step step = Scanner::Step::kMore; step != Scanner::Step::kOver;) {
     if (state_.failed()) co_return state_.Refusal();
     CO_ASSIGN_OR_RETURN(ReadView view, snapshots_.ViewOf(snapshot));
+    if (scanner.WantsReadAhead()) {
+      scanner.NoteReadAhead(state_.tree->ReadAhead(view.generation, scanner.ToCome(), &state_.tasks));
+    }
     CO_ASSIGN_OR_RETURN(PagePin leaf, co_await FetchLeaf(view, scanner.position(), reverse));
     if (!leaf) co_return snapshots_.Gone(snapshot);
     const TreeNode node = state_.tree->NodeOf(leaf.frame());
-    // Read ahead only if the scan will continue after this leaf.
-    if (const size_t leaves = scanner.LeavesToCome(node); leaves > 0) {
-      state_.tree->ReadAhead(view.generation, node.lower(), reverse, leaves, &state_.tasks);
-    }
     step = scanner.AddLeaf(node, view.now_ms);
     const uint32_t work = kLeafUnits + node.count();
     leaf.Release();

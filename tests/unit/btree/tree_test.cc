@@ -504,6 +504,54 @@ struct Leaves final : RangeVisitor {
   std::vector<std::string> underfull;
 };
 
+Task<uint64_t> PagesReadAhead(Tree* tree, ScanAhead scan, Generation view, LeavesAhead* covered) {
+  TaskGroup reads;
+  const uint64_t before = tree->pool().stats().ahead_pages_total;
+  *covered = tree->ReadAhead(view, scan, &reads);
+  co_await reads.Drain();
+  co_return tree->pool().stats().ahead_pages_total - before;
+}
+
+// Read-ahead covers the leaves that hold the rows a scan wants, in either direction, and none beyond its range.
+TEST(Tree, ReadAheadCoversWhatAScanWants) {
+  TreeHarness harness({.seed = 1, .page_bytes = 4096, .memory_factor = 64});
+  Tree& tree = harness.tree();
+  auto key = [](int i) { return fmt::format("{:06}", i); };
+  for (int i = 0; i < 5000; ++i) harness.Put(key(i), std::string(400, 'v'));  // about nine to a leaf
+  const Generation view = harness.Snapshot();
+  for (const Generation g : {Generation{0}, view}) {
+    for (const bool reverse : {false, true}) {
+      ScanAhead scan;
+      scan.reverse = reverse;
+      scan.rows = 100;
+      scan.bytes = SIZE_MAX;
+      scan.leaves = 1000;
+      const std::string from = key(2500), bound = key(reverse ? 2400 : 2600), end = key(reverse ? 2470 : 2530);
+      scan.from = from;
+      LeavesAhead covered;
+      harness.Get(PagesReadAhead(&tree, scan, g, &covered));
+      EXPECT_TRUE(covered.all);
+      EXPECT_GE(covered.leaves, 10u);
+      EXPECT_LE(covered.leaves, 20u);
+      scan.rows = SIZE_MAX;
+      scan.bound = end;
+      harness.Get(PagesReadAhead(&tree, scan, g, &covered));
+      EXPECT_TRUE(covered.all) << "the range ends first";
+      EXPECT_GE(covered.leaves, 3u);
+      EXPECT_LE(covered.leaves, 7u);
+      scan.bound = "";
+      scan.leaves = 5;
+      harness.Get(PagesReadAhead(&tree, scan, g, &covered));
+      EXPECT_FALSE(covered.all);
+      EXPECT_EQ(covered.leaves, 5u);
+      scan.leaves = 100'000;
+      harness.Get(PagesReadAhead(&tree, scan, g, &covered));
+      EXPECT_TRUE(covered.all) << "all parents are in memory";
+      EXPECT_GE(covered.leaves, 2500u / 10);
+    }
+  }
+}
+
 // FindUnderfull finds the underfull leaves changed since a generation, whether or not they are in
 // memory.
 TEST(Tree, FindUnderfullFindsTheLeavesThatDeletesEmptied) {

@@ -281,6 +281,69 @@ TEST_F(BufferPoolTest, SeveralReadersShareOneRead) {
   EXPECT_EQ(pool_->stats().loads_total, 1u);
 }
 
+TEST_F(BufferPoolTest, PagesThatLieTogetherAreReadTogether) {
+  struct Body {
+    static Task<void> Run(BufferPoolTest* t, std::vector<uint64_t> pages) {
+      TaskGroup group;
+      std::vector<ChildRef> refs;
+      for (const uint64_t i : pages) refs.push_back(t->refs_[i]);
+      t->pool_->LoadAhead(&t->owner_, std::move(refs), &group);
+      for (const uint64_t i : pages) {
+        const Frame* frame = t->pool_->LookupAny(&t->owner_, t->refs_[i].location);
+        EXPECT_NE(frame, nullptr) << "page " << i << " is neither in memory nor being read";
+      }
+      co_await group.Drain();
+    }
+  };
+  machine_->disk().FlipBit(kPath, 13 * kPage + 4000);
+  // Page 20 follows after a gap of 4 blocks, page 26 after one of 5.
+  Run(Body::Run(this, {15, 10, 12, 13, 11, 20, 26}));
+  EXPECT_EQ(pool_->stats().ahead_reads_total, 2u);
+  EXPECT_EQ(pool_->stats().ahead_pages_total, 7u);
+  EXPECT_EQ(Resident(0, 100), 6u) << "all but the damaged page";
+  const uint64_t loads = pool_->stats().loads_total;
+  for (const uint64_t i : {10, 11, 12, 15, 20, 26}) Load(i, i + 1);
+  EXPECT_EQ(pool_->stats().loads_total, loads);
+  EXPECT_EQ(LoadOne(refs_[13]).code(), Code::kCorruption);
+  Run(Body::Run(this, {10, 11, 12}));
+  EXPECT_EQ(pool_->stats().loads_total, loads + 1) << "what is in memory is not read again";
+}
+
+TEST_F(BufferPoolTest, AFailedReadOfSeveralPagesIsNoDamage) {
+  struct Body {
+    static Task<void> Run(BufferPoolTest* t, std::vector<ChildRef> refs) {
+      TaskGroup group;
+      t->pool_->LoadAhead(&t->owner_, std::move(refs), &group);
+      co_await group.Drain();
+    }
+  };
+  ChildRef beyond = refs_[kPages - 1];  // past the end of the file, so that the whole read fails
+  beyond.location = Extent::Of(kPages, 1);
+  Run(Body::Run(this, {refs_[kPages - 2], beyond}));
+  EXPECT_EQ(pool_->stats().damaged_reads_total, 0u);
+  EXPECT_TRUE(LoadOne(refs_[kPages - 2], LevelOf(kPages - 2)).ok());
+}
+
+// The reads in flight, and what scans may claim, are limited.
+TEST_F(BufferPoolTest, ReadingAheadTakesAPartOfThePool) {
+  struct Body {
+    static Task<void> Run(BufferPoolTest* t) {
+      TaskGroup group;
+      t->pool_->LoadAhead(&t->owner_, std::vector<ChildRef>(t->refs_.begin() + 1, t->refs_.begin() + 900), &group);
+      co_await group.Drain();
+    }
+  };
+  Run(Body::Run(this));
+  EXPECT_GT(pool_->stats().ahead_pages_total, 0u);
+  EXPECT_LE(pool_->stats().ahead_pages_total, kFrames / 8);
+  ReadAheadClaim one(pool_.get()), two(pool_.get());
+  EXPECT_EQ(one.Resize(20), 20u);
+  EXPECT_EQ(two.Resize(1000), kFrames / 8 - 20);
+  EXPECT_EQ(one.Resize(30), 20u) << "nothing is left";
+  two.Resize(0);
+  EXPECT_EQ(one.Resize(30), 30u);
+}
+
 // B5: a page that fails its checksum is not returned, however often it is read.
 TEST_F(BufferPoolTest, DamageIsReportedWithItsPlaceAndNeverReturned) {
   machine_->disk().FlipBit(kPath, 5 * kPage + 4000);

@@ -60,7 +60,7 @@ class Simulation {
     for (int i = 0; i < steps && !testing::Test::HasFailure(); ++i) {
       const uint64_t choice = random_.Below(100);
       if (choice < (filling_ ? 70 : 30)) {
-        Allocate();
+        random_.Chance(0.5) ? Allocate() : AllocateNear();
       } else if (choice < 97) {
         Free();
       } else if (choice == 97) {
@@ -90,6 +90,21 @@ class Simulation {
       EXPECT_LT(model_.LongestRun(), blocks) << "a run was not found";
       return;
     }
+    EXPECT_EQ(got->blocks(), blocks);
+    EXPECT_EQ(model_.Set(*got, true), "");
+    EXPECT_TRUE(allocator_.group_changed(static_cast<uint32_t>(got->block() / kGroup)));
+    live_.push_back(*got);
+  }
+
+  // Beside extents of which some may be free by now.
+  void AllocateNear() {
+    std::vector<Neighbor> near(random_.Below(ExtentAllocator::kMaxNeighbors + 2));
+    const uint64_t around = random_.Below(blocks_ + 100);
+    for (Neighbor& n : near) n = {Extent::Of(around + random_.Below(200), 1), random_.Chance(0.5)};
+    const Extent last = random_.Chance(0.5) ? Extent::Of(around, 1) : Extent{};
+    const uint32_t blocks = 1 + static_cast<uint32_t>(random_.Below(random_.Chance(0.9) ? 4 : 80));
+    const std::optional<Extent> got = allocator_.AllocateNear(blocks, last, near);
+    if (!got) return;  // Allocate may still find a place
     EXPECT_EQ(got->blocks(), blocks);
     EXPECT_EQ(model_.Set(*got, true), "");
     EXPECT_TRUE(allocator_.group_changed(static_cast<uint32_t>(got->block() / kGroup)));
@@ -206,6 +221,44 @@ TEST(ExtentAllocator, WhatIsWrittenTogetherLiesTogether) {
 }
 
 // A4, compared with a plain model: space set aside is free, is not allocated, and is returned once.
+// The chunk with the most neighbors wins, and the place beside the closest one of them, on its proper side.
+TEST(ExtentAllocator, APageGoesToItsNeighbors) {
+  ExtentAllocator a(kGroup);
+  auto one = [](uint64_t block) { return Extent::Of(block, 1); };
+  for (const uint64_t block : {10, 11, 100, 101, 102, 104}) a.MarkUsed(one(block));
+  const std::vector<Neighbor> near = {{one(10), true}, {one(104), false}, {one(102), true}, {one(100), true}};
+  EXPECT_EQ(a.AllocateNear(1, {}, near), one(103)) << "before the closest one, which follows the page";
+  EXPECT_EQ(a.AllocateNear(1, {}, near), one(99)) << "the next free one on that side";
+  EXPECT_EQ(a.AllocateNear(2, {}, std::vector<Neighbor>{{one(101), true}}), Extent::Of(105, 2));
+  EXPECT_EQ(a.AllocateNear(1, {}, {}), std::nullopt);
+  EXPECT_EQ(a.AllocateNear(65, {}, near), std::nullopt) << "longer than a chunk";
+  EXPECT_EQ(a.AllocateNear(1, one(10), {}), one(12)) << "where it was before, if it knows no neighbors";
+}
+
+// A page that moves in leaves the pages of a chunk the room for their own next versions.
+TEST(ExtentAllocator, APageMovesOnlyIntoRoomToSpare) {
+  ExtentAllocator a(kGroup);
+  a.MarkUsed(Extent::Of(0, 50));
+  const Extent last = Extent::Of(200, 1);
+  a.MarkUsed(last);
+  const std::vector<Neighbor> near = {{Extent::Of(49, 1), true}, {Extent::Of(48, 1), true}};
+  EXPECT_EQ(a.AllocateNear(1, last, near)->block() / 64, 200u / 64) << "it stays where it was";
+  EXPECT_EQ(a.AllocateNear(1, Extent::Of(47, 1), near), Extent::Of(50, 1)) << "it belongs there";
+  EXPECT_GE(a.AllocateNear(1, {}, near)->block(), 64u) << "a new page";
+  a.Free(Extent::Of(0, 10));
+  EXPECT_EQ(a.AllocateNear(1, last, near), Extent::Of(51, 1)) << "there is room now";
+}
+
+// Where chunks with room are rare, one of them in another group is found; without any, a full chunk takes the page.
+TEST(ExtentAllocator, APageOfAFullChunkFindsRoom) {
+  ExtentAllocator a(2 * kGroup);
+  for (uint64_t block = 0; block < 2 * kGroup; block += 64) a.MarkUsed(Extent::Of(block, 63));
+  const std::vector<Neighbor> near = {{Extent::Of(640, 1), true}};
+  EXPECT_EQ(a.AllocateNear(1, {}, near), Extent::Of(640 + 63, 1)) << "no chunk has room to spare";
+  a.Free(Extent::Of(kGroup + 6400, 63));
+  EXPECT_EQ(a.AllocateNear(1, {}, near)->block() / 64, (kGroup + 6400) / 64);
+}
+
 TEST(ExtentAllocator, WhatIsSetAsideIsFreeAndNotGivenOut) {
   constexpr uint64_t kBlocks = 3 * ExtentAllocator::kGroupBlocks / 2, kChunk = ExtentAllocator::kChunkBlocks;
   for (uint64_t seed : Seeds(2)) {

@@ -166,12 +166,14 @@ Task<void> ReadAroundABadLeaf(EngineFaultTest* t, Code code) {
   ChildRef leaf = co_await FindMissingLeaf(p, &bad_key);
   const uint64_t offset = leaf.location.offset_bytes();
   if (code == Code::kIoError) {
-    DiskFault fault;
-    fault.kind = IoOp::Kind::kRead;
-    fault.path_contains = t->DataPath();
-    fault.first_byte = fault.last_byte = offset;
-    fault.count = UINT64_MAX;
-    t->machine_->AddFault(fault);
+    for (const IoOp::Kind kind : {IoOp::Kind::kRead, IoOp::Kind::kReadv}) {
+      DiskFault fault;
+      fault.kind = kind;
+      fault.path_contains = t->DataPath();
+      fault.first_byte = fault.last_byte = offset;
+      fault.count = UINT64_MAX;
+      t->machine_->AddFault(fault);
+    }
   } else {
     t->machine_->disk().FlipBit(t->DataPath(), offset + 300, 3);
   }

@@ -253,6 +253,7 @@ class PandoEngine final : public EngineUnderTest {
     }
     return fmt::format("file of {} MiB, {} MiB used, {} MiB freed but not reusable yet; ", file_bytes >> 20,
                        used_bytes >> 20, pending_bytes >> 20) +
+           fmt::format("{} pages read ahead in {} reads; ", s.ahead_pages_total, s.ahead_reads_total) +
            fmt::format("{} checkpoints, {} waits for the log, {} bytes per log write with {}, {} evictions",
                        s.checkpoints_total, s.log.append_waits_total,
                        s.log.device_bytes_total / std::max<uint64_t>(s.log.device_writes_total, 1),
