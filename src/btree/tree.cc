@@ -236,7 +236,10 @@ void Tree::AddChildrenAhead(Frame* parent, const ScanAhead& scan, std::string* a
     if (KnownChild(parent, slot, &child)) {
       rows = child.count;
       bytes = child.bytes;
-      walk->unread.push_back(child);  // the pool knows whether it is in memory
+      if (child_word::IsExtent(node.ChildLocation(slot))) {  // else it is in memory
+        walk->unread.push_back(child);
+        walk->numbers.push_back(walk->covered.leaves);
+      }
     } else {
       rows = 1;  // a dirty leaf: the pages that are read too early for it are few
     }
@@ -250,7 +253,12 @@ void Tree::AddChildrenAhead(Frame* parent, const ScanAhead& scan, std::string* a
 LeavesAhead Tree::ReadAhead(Generation view, const ScanAhead& scan, TaskGroup* tasks) {
   AheadWalk walk;
   std::string at(scan.from);
+  auto enough = [&] { return walk.rows >= scan.rows || walk.bytes >= scan.bytes; };
   while (!walk.covered.all && walk.covered.leaves < scan.leaves) {
+    if (enough()) {
+      walk.covered.all = true;
+      break;
+    }
     ChildRef missing;
     uint8_t level = 0;
     Frame* parent = LeafParent(view, at, scan.reverse, &missing, &level);
@@ -263,7 +271,15 @@ LeavesAhead Tree::ReadAhead(Generation view, const ScanAhead& scan, TaskGroup* t
     AddChildrenAhead(parent, scan, &at, &walk);
   }
   // The scan reads a single leaf itself.
-  if (walk.covered.leaves > 1) pool_.LoadAhead(this, std::move(walk.unread), tasks);
+  if (walk.covered.leaves > 1) {
+    const BufferPool::StartedReads started = pool_.LoadAhead(this, walk.unread, tasks);
+    walk.covered.pages = started.pages;
+    walk.covered.reads = started.reads;
+    if (started.covered < walk.unread.size()) {
+      walk.covered.leaves = walk.numbers[started.covered];
+      walk.covered.all = false;
+    }
+  }
   return walk.covered;
 }
 

@@ -167,10 +167,18 @@ struct ScanAhead {
   size_t leaves = 0;             // no more than so many are read ahead
 };
 
+// What MoveLeaf has done.
+struct MovedLeaf {
+  std::string next;  // the key to continue from, unless `over`
+  bool over = false;
+  uint64_t bytes = 0;  // that will be written; 0: the leaf stays where it is, or was dirty already
+};
+
 // What ReadAhead has covered: leaves in memory, and those whose reads it has started.
 struct LeavesAhead {
-  size_t leaves = 0;  // including the leaf of ScanAhead::from
-  bool all = false;   // all that the scan probably needs
+  size_t leaves = 0;            // including the leaf of ScanAhead::from
+  bool all = false;             // all that the scan probably needs
+  size_t pages = 0, reads = 0;  // of those whose reads it has started
 };
 
 class Tree final : public PageOwner {
@@ -266,6 +274,10 @@ class Tree final : public PageOwner {
   // that become empty. *merged: some page was freed.
   Task<Status> MergeLeaf(std::string key, bool* merged = nullptr);
 
+  // Makes the leaf of `key` dirty without changing it if it would come to lie with more of its siblings (PageStore::
+  // HasBetterPlace). Fetches it then if it is not in memory.
+  Task<Result<MovedLeaf>> MoveLeaf(std::string key);
+
   // -- generations and checkpoints
   Generation generation() const { return generation_; }
   uint64_t next_page_id() const { return next_page_id_; }
@@ -317,7 +329,7 @@ class Tree final : public PageOwner {
 
   // -- PageOwner
   bool PrepareForDisk(const Frame& frame, char* page, ChildRef* ref) override;
-  size_t NeighborsOf(const Frame& frame, std::span<Neighbor> neighbors) override;
+  size_t NeighborsOf(const Frame& frame, std::span<Extent> neighbors) override;
   void OnWriteEnded(Frame& frame, bool valid) override;
   void OnEvict(Frame& frame) override;
   Status ValidatePage(const char* page, uint32_t usable_bytes) override {
@@ -346,6 +358,7 @@ class Tree final : public PageOwner {
   Frame* ResolveChild(Frame* parent, uint32_t slot, ChildRef* missing);
   void Attach(Frame* parent, uint32_t slot, Frame* child);
   uint32_t SlotOfChild(Frame* parent, const Frame* child) const;
+  size_t SiblingPlaces(Frame* parent, uint32_t slot, std::span<Extent> places);
   Frame* Parent(const Frame* frame) { return frame->parent == kNoFrame ? nullptr : &pool_.frame(frame->parent); }
   // The page above the leaf of `key` (with `before`, of the last key below it). Null if the root is a leaf, or if a
   // page on the way is not in memory: then *missing and *missing_level name it.
@@ -355,6 +368,7 @@ class Tree final : public PageOwner {
     LeavesAhead covered;
     uint64_t rows = 0, bytes = 0;
     std::vector<ChildRef> unread;
+    std::vector<size_t> numbers;  // of the leaves in `unread`, from the first that is covered on
   };
   void AddChildrenAhead(Frame* parent, const ScanAhead& scan, std::string* at, AheadWalk* walk);
   // Like FindLeaf, but stops at `level`.

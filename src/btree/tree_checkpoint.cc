@@ -84,23 +84,29 @@ bool Tree::PrepareForDisk(const Frame& frame, char* page, ChildRef* ref) {
   return true;
 }
 
-size_t Tree::NeighborsOf(const Frame& frame, std::span<Neighbor> neighbors) {
+size_t Tree::NeighborsOf(const Frame& frame, std::span<Extent> neighbors) {
   if (frame.roams || !frame.attached || frame.parent == kNoFrame) return 0;
   Frame* parent = &pool_.frame(frame.parent);
+  return SiblingPlaces(parent, SlotOfChild(parent, &frame), neighbors);
+}
+
+// Where some other children of `parent` are, or will soon be, those closest to `slot` first: at distances 1, 3, 6, 10
+// and so on, because a few that are spread over the parent tell where most of them are. Returns their number.
+size_t Tree::SiblingPlaces(Frame* parent, uint32_t slot, std::span<Extent> places) {
   const TreeNode node = NodeOf(parent);
-  const int64_t slot = SlotOfChild(parent, &frame), count = node.count();
+  const uint32_t count = node.count();
   size_t found = 0;
-  auto add = [&](int64_t at, bool precedes) {
-    if (at < 0 || at >= count || found == neighbors.size()) return;
-    const Extent word = node.ChildLocation(static_cast<uint32_t>(at));
+  auto add = [&](uint32_t at) {
+    if (found == places.size()) return;
+    const Extent word = node.ChildLocation(at);
     const bool in_memory = child_word::IsFrame(word);
     if (!in_memory && !child_word::IsExtent(word)) return;
     const Extent place = in_memory ? pool_.frame(child_word::Frame(word)).last_place : word;
-    if (!place.empty()) neighbors[found++] = {place, precedes};
+    if (!place.empty()) places[found++] = place;
   };
-  for (int64_t distance = 1; found < neighbors.size() && (slot >= distance || slot + distance < count); ++distance) {
-    add(slot - distance, true);
-    add(slot + distance, false);
+  for (uint32_t distance = 1, step = 1; found < places.size() && distance < count; distance += ++step) {
+    if (slot >= distance) add(slot - distance);
+    if (slot + distance < count) add(slot + distance);
   }
   return found;
 }

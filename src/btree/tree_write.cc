@@ -5,6 +5,7 @@
 
 #include "src/base/hash.h"
 #include "src/btree/tree.h"
+#include "src/buffer_pool/extent_allocator.h"
 
 namespace pando {
 
@@ -380,6 +381,33 @@ void Tree::Merge(Frame* parent, uint32_t left_slot) {
   --parent->frame_children;
   ++parent->modifications;
   DropPage(right);
+}
+
+Task<Result<MovedLeaf>> Tree::MoveLeaf(std::string key) {
+  PagePin loaded;
+  for (;;) {
+    CO_RETURN_IF_ERROR(co_await pool_.EnsureFree(kFramesPerUpdate, this));
+    if (root_->level == 0) co_return MovedLeaf{{}, true, 0};
+    ChildRef missing;
+    uint8_t level = 0;
+    if (Frame* parent = FindNode(key, 1, &missing, &level)) {
+      const TreeNode node = NodeOf(parent);
+      const uint32_t slot = node.ChildSlot(key);
+      const bool last = slot + 1 == node.count();
+      MovedLeaf moved{last ? std::string(node.upper()) : node.Key(slot + 1), last && !node.has_upper(), 0};
+      Extent near[ExtentAllocator::kMaxNeighbors];
+      // A dirty one will be written anyway.
+      if (!KnownChild(parent, slot, &missing)) co_return moved;
+      if (!store().HasBetterPlace(missing.location, {near, SiblingPlaces(parent, slot, near)})) co_return moved;
+      moved.bytes = missing.location.size_bytes();
+      if (Frame* leaf = ResolveChild(parent, slot, &missing)) {
+        MakePathWritable(leaf);
+        co_return moved;
+      }
+      level = 0;
+    }
+    CO_RETURN_IF_ERROR(co_await Fetch(missing, level, {&loaded, 1}));
+  }
 }
 
 // Fetches the page at `level` that holds `key` and a neighbor under the same parent, and joins them

@@ -56,9 +56,9 @@ class PageOwner {
   // references. Fills in the aggregates of `ref`. Returns false when a child is not on disk: a
   // child was changed while the write waited to start.
   virtual bool PrepareForDisk(const Frame& frame, char* page, ChildRef* ref) = 0;
-  // Fills in the neighbors of `frame` in key order, the closest ones first, and returns their number. Where its image
-  // goes depends on them (PageStore::AllocateNear).
-  virtual size_t NeighborsOf(const Frame& frame, std::span<Neighbor> neighbors) {
+  // Fills in where some siblings of `frame` are stored, the closest ones first, and returns their number. Where its
+  // image goes depends on them (PageStore::AllocateNear).
+  virtual size_t NeighborsOf(const Frame& frame, std::span<Extent> neighbors) {
     (void)frame, (void)neighbors;
     return 0;
   }
@@ -113,8 +113,8 @@ struct BufferPoolOptions {
   Compression compression = Compression::kNone;
 };
 
-// How far ahead a scan may read. All scans of a pool share an eighth of its frames, so that they do not evict what
-// others have read ahead and not used yet.
+// How far ahead a scan may read. All scans of a pool share a sixteenth of its frames, so that the small queue, a tenth,
+// keeps what they have read ahead until they use it.
 class ReadAheadClaim {
  public:
   explicit ReadAheadClaim(class BufferPool* pool) : pool_(*pool) {}
@@ -184,7 +184,8 @@ class BufferPool {
   // in flight.
   void Drop(Frame* frame, bool discard_extent = false);
   PagePin Pin(Frame* frame) { return PagePin(this, frame); }
-  size_t pinned_frames() const { return pinned_frames_; }
+  // Without those that are read ahead.
+  size_t pinned_frames() const { return pinned_frames_ - reading_ahead_frames_; }
   // Held by a task that gathers more than a few pins and waits for frames meanwhile. Two such tasks
   // could deadlock.
   Semaphore& gather_turn() { return gather_turn_; }
@@ -206,10 +207,15 @@ class BufferPool {
   // case release all pins, call WaitForRoom and descend again: by then, `ref` may name nothing or
   // another page.
   Task<Result<PagePin>> Load(PageOwner* owner, ChildRef ref, uint8_t level);
-  // Starts to read leaves that will probably be needed, in tasks of `tasks`, and does not wait. Those that lie close
-  // together on disk are read in one I/O. Reads no more than the pool has room for and kReadAheadDivisor allows; errors
-  // surface when the page is loaded.
-  void LoadAhead(PageOwner* owner, std::vector<ChildRef> leaves, TaskGroup* tasks);
+  struct StartedReads {
+    size_t covered = 0;           // so many of the list, from its front, are in memory or being read
+    size_t pages = 0, reads = 0;  // that were started
+  };
+  // Starts to read leaves that will probably be needed, the first of the list first, in tasks of `tasks`, and does not
+  // wait. Those that lie close together on disk are read in one I/O. Reads no more than the pool has room for, and has
+  // no more than kMaxReadsAhead under way, so that others' I/O does not wait behind them. Errors surface when the page
+  // is loaded.
+  StartedReads LoadAhead(PageOwner* owner, const std::vector<ChildRef>& leaves, TaskGroup* tasks);
   // Suspends until a load of `frames` frames has room. The caller should hold no pins here, or all
   // waiters may wait forever. An error means that there is no room, and that the pool has failed or
   // the store of `owner` is condemned.
@@ -245,8 +251,9 @@ class BufferPool {
   // Frames that only writers may use, so that applying a committed record never waits for a read.
   static constexpr size_t kWriterReserve = 32;
   static constexpr uint32_t kMaxGapBlocks = 4;
-  // Claims for reading ahead, and reads of LoadAhead in flight, take at most this part of all frames each.
-  static constexpr size_t kReadAheadDivisor = 8;
+  // Claims for reading ahead, and pages that are being read ahead, take at most this part of all frames each.
+  static constexpr size_t kReadAheadDivisor = 16;
+  static constexpr size_t kMaxReadsAhead = 64;
   struct Fifo {
     FrameId head = kNoFrame, tail = kNoFrame;
     size_t frames = 0;  // including all pieces of overflow values
@@ -284,8 +291,10 @@ class BufferPool {
   Frame* StartLoading(PageOwner* owner, const ChildRef& ref);
   Task<Result<PagePin>> JoinLoad(PagePin pin);
   Status FinishLoad(Frame* frame, uint8_t level);
-  Result<PagePin> EndLoad(PagePin pin, uint8_t level, Status status);
-  Result<PagePin> FailLoad(PagePin pin, Status status);
+  // `ahead`: nobody has asked for the page yet, so a failure is not counted as damage. The extent may be another page's
+  // by now.
+  Result<PagePin> EndLoad(PagePin pin, uint8_t level, Status status, bool ahead = false);
+  Result<PagePin> FailLoad(PagePin pin, Status status, bool ahead = false);
   Task<void> ReadTogether(std::vector<PagePin> pins);
   void NoteDamage(const Status& status);
   Task<Status> ReadPieces(Frame* first);
@@ -312,6 +321,7 @@ class BufferPool {
   char* write_area_ = nullptr;
   AlignedBuffer gap_;  // receives the blocks between the pages that are read together
   size_t ahead_claimed_frames_ = 0;
+  size_t reads_ahead_ = 0;           // in flight
   size_t reading_ahead_frames_ = 0;  // of LoadAhead, in flight
   std::vector<char*> write_buffers_;
   std::vector<char> scratch_;

@@ -24,11 +24,6 @@ struct Extent {
   constexpr bool operator==(const Extent&) const = default;
 };
 static_assert(sizeof(Extent) == 8);
-// The place of a page that precedes (or follows) another one in key order.
-struct Neighbor {
-  Extent place;
-  bool precedes = false;
-};
 // The top bit of the 16-bit length is reserved for in-memory tags.
 inline constexpr uint32_t kMaxExtentBlocks = 0x7fff;
 

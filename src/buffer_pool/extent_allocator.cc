@@ -9,23 +9,19 @@
 
 namespace pando {
 namespace {
-constexpr uint32_t kGroupsPerStep = 64;  // searched by one TakeToRelease: 256 KiB of bitmaps
-// Free blocks of a chunk that its own pages may need: those that change between two checkpoints are there twice.
-constexpr uint32_t kSpareBlocks = 16;
-constexpr uint32_t kGroupsPerSearch = 4;  // for a chunk with room
+constexpr uint32_t kGroupsPerStep = 64;     // searched by one TakeToRelease: 256 KiB of bitmaps
+constexpr uint32_t kHardlyUsedBlocks = 48;  // free in a chunk that has few pages
+constexpr uint32_t kMuchRoomBlocks = 16;    // free in a chunk to which pages that have left others may go
+constexpr uint32_t kGroupsPerSearch = 4;    // for a chunk with much room
+constexpr uint32_t kWorthAMove = 2;         // neighbors that a page must gain to be written anew for this
 constexpr uint64_t kNoChunk = ~uint64_t{0};
 
-// The bit at which a run of `blocks` free blocks of a word begins: the first one from bit `from` on, or with `before`
-// the last one that ends at or before it; else the closest one on the other side.
-std::optional<uint32_t> FindInWord(uint64_t word, uint32_t blocks, uint32_t from, bool before) {
+// The first bit of a run of `blocks` free blocks of a word.
+std::optional<uint32_t> FindInWord(uint64_t word, uint32_t blocks) {
   uint64_t starts = ~word;
   for (uint32_t i = 1; i < blocks; ++i) starts &= ~word >> i;  // shifts in zeros: a run ends within the word
   if (starts == 0) return std::nullopt;
-  const uint32_t end = before ? (from < blocks ? 0 : from - blocks + 1) : from;  // starts below it are on the left
-  const uint64_t left = end >= 64 ? starts : starts & ((uint64_t{1} << end) - 1);
-  const uint64_t right = starts & ~left;
-  const bool take_left = left != 0 && (before || right == 0);
-  return static_cast<uint32_t>(take_left ? 63 - std::countl_zero(left) : std::countr_zero(right));
+  return static_cast<uint32_t>(std::countr_zero(starts));
 }
 }  // namespace
 static_assert(ExtentAllocator::kChunkBlocks == 64, "a chunk is a word of the bitmap");
@@ -75,76 +71,82 @@ std::optional<Extent> ExtentAllocator::Allocate(uint32_t blocks) {
   return std::nullopt;
 }
 
-// Pages move between chunks only into room that the pages already there do not need for their own next versions, or the
-// pages of a full chunk would be scattered whenever they change.
-std::optional<Extent> ExtentAllocator::AllocateNear(uint32_t blocks, Extent last, std::span<const Neighbor> near) {
+// Where a page lies within its chunk hardly matters, because a scan reads most of the chunk.
+std::optional<Extent> ExtentAllocator::AllocateNear(uint32_t blocks, Extent last, std::span<const Extent> near) {
   CHECK_GT(blocks, 0u);
   if (blocks > kChunkBlocks) return std::nullopt;
-  Candidate candidates[kMaxNeighbors];
-  const std::span<const Candidate> chunks(candidates, ChunksNear(near, candidates));
-  const uint64_t own = last.empty() || last.block() >= total_blocks_ ? kNoChunk : last.block() / kChunkBlocks;
-  auto take_beside = [&](const Candidate& c) {
-    const auto begin = static_cast<uint32_t>(c.closest->place.block() % kChunkBlocks);
-    const uint32_t from = c.closest->precedes ? begin + c.closest->place.blocks() : begin;
-    return TakeIn(c.chunk, blocks, from, !c.closest->precedes);
-  };
-  for (const Candidate& c : chunks) {
-    if (c.chunk != own && FreeIn(c.chunk) < kSpareBlocks) continue;
-    if (auto taken = take_beside(c)) return taken;
+  NearChunk chunks[kMaxNeighbors];
+  const size_t count = CountNear(near, chunks);
+  const auto fewer = [](const auto& a, const auto& b) { return a.neighbors < b.neighbors; };
+  for (size_t tried = 0; tried < count; ++tried) {
+    // Of two with as many neighbors, the one with the closer neighbor.
+    auto* best = std::max_element(chunks, chunks + count, fewer);
+    if (auto taken = TakeIn(best->chunk, blocks)) return taken;
+    best->neighbors = 0;
   }
-  if (own != kNoChunk) {
-    const auto from = static_cast<uint32_t>(last.block() % kChunkBlocks);
-    if (auto taken = TakeIn(own, blocks, from, /*before=*/false)) return taken;
+  if (!last.empty() && last.block() < total_blocks_) {
+    if (auto taken = TakeIn(last.block() / kChunkBlocks, blocks)) return taken;
   }
-  if (chunks.empty()) return std::nullopt;
-  if (const uint64_t roomy = RoomyChunk(static_cast<uint32_t>(chunks[0].chunk / kChunksPerGroup)); roomy != kNoChunk) {
-    if (auto taken = TakeIn(roomy, blocks, 0, /*before=*/false)) return taken;
-  }
-  for (const Candidate& c : chunks) {
-    if (auto taken = take_beside(c)) return taken;
-  }
-  return std::nullopt;
+  if (count == 0) return std::nullopt;
+  const uint64_t roomy = RoomyChunk(static_cast<uint32_t>(chunks[0].chunk / kChunksPerGroup));
+  return roomy == kNoChunk ? std::nullopt : TakeIn(roomy, blocks);
 }
 
-// The chunks of the neighbors, those with the most of them first. Returns their number.
-size_t ExtentAllocator::ChunksNear(std::span<const Neighbor> near, Candidate* candidates) const {
-  size_t count = 0;
-  for (const Neighbor& neighbor : near.first(std::min(near.size(), kMaxNeighbors))) {
-    if (neighbor.place.empty() || neighbor.place.block() >= total_blocks_) continue;
-    const uint64_t chunk = neighbor.place.block() / kChunkBlocks;
-    size_t at = 0;
-    while (at < count && candidates[at].chunk != chunk) ++at;
-    if (at == count) candidates[count++] = {chunk, 0, &neighbor};
-    ++candidates[at].neighbors;
+bool ExtentAllocator::HasBetterPlace(Extent place, std::span<const Extent> near) const {
+  NearChunk chunks[kMaxNeighbors];
+  const size_t count = CountNear(near, chunks);
+  uint32_t here = 0;
+  for (size_t i = 0; i < count; ++i) {
+    if (chunks[i].chunk == place.block() / kChunkBlocks) here = chunks[i].neighbors;
   }
-  // Stable: of two chunks with as many neighbors, the one with the closer neighbor comes first.
-  std::stable_sort(candidates, candidates + count,
-                   [](const Candidate& a, const Candidate& b) { return a.neighbors > b.neighbors; });
+  return std::any_of(chunks, chunks + count, [&](const NearChunk& c) {
+    return c.neighbors >= here + kWorthAMove && FindInWord(WordOf(c.chunk), place.blocks());
+  });
+}
+
+// Fills in the chunks of the neighbors, that of the closest one first, and returns their number.
+size_t ExtentAllocator::CountNear(std::span<const Extent> near, NearChunk* chunks) const {
+  size_t count = 0;
+  for (const Extent place : near.first(std::min(near.size(), kMaxNeighbors))) {
+    if (place.empty() || place.block() >= total_blocks_) continue;
+    const uint64_t chunk = place.block() / kChunkBlocks;
+    size_t at = 0;
+    while (at < count && chunks[at].chunk != chunk) ++at;
+    if (at == count) chunks[count++] = {chunk, 0};
+    ++chunks[at].neighbors;
+  }
   return count;
 }
 
-std::optional<Extent> ExtentAllocator::TakeIn(uint64_t chunk, uint32_t blocks, uint32_t from, bool before) {
-  const std::optional<uint32_t> bit = FindInWord(WordOf(chunk), blocks, from, before);
+std::optional<Extent> ExtentAllocator::TakeIn(uint64_t chunk, uint32_t blocks) {
+  const std::optional<uint32_t> bit = FindInWord(WordOf(chunk), blocks);
   if (!bit) return std::nullopt;
   const uint64_t block = chunk * kChunkBlocks + *bit;
   SetRange(block, blocks, true);
   return Extent::Of(block, blocks);
 }
 
-// The chunk with the most free blocks of group `near`, or of one of the few groups that are looked at in turns if all
-// chunks of that one are rather full. kNoChunk: these are full, too.
+// A chunk with much room in group `near`, or in one of the few groups that are looked at in turns if all chunks of that
+// one are rather full. Chunks that are entirely free are wanted for long runs and go back to the file system, so
+// another one is opened only if no other is half empty, or if most free space is in such chunks anyway. kNoChunk: all
+// are full.
 uint64_t ExtentAllocator::RoomyChunk(uint32_t near) {
   for (uint32_t tried = 0; tried <= kGroupsPerSearch; ++tried) {
     roomy_group_ %= group_count();
     const uint32_t index = tried == 0 ? near : roomy_group_;
-    const std::vector<uint64_t>& words = groups_[index].words;
-    size_t best = 0;
-    int most = -1;
-    for (size_t i = 0; i < words.size() && most < static_cast<int>(kChunkBlocks); ++i) {
-      const int free = std::popcount(~words[i]);
-      if (free > most) best = i, most = free;
+    const Group& group = groups_[index];
+    const auto chunk_of = [&](size_t word) { return uint64_t{index} * kChunksPerGroup + word; };
+    size_t roomiest = 0, whole = 0, whole_count = 0;
+    uint32_t most = 0;
+    for (size_t i = 0; group.free >= kMuchRoomBlocks && i < group.words.size(); ++i) {
+      const auto free = static_cast<uint32_t>(std::popcount(~group.words[i]));
+      if (free == kChunkBlocks) whole = i, ++whole_count;
+      if (free < kChunkBlocks && free > most) roomiest = i, most = free;
     }
-    if (most >= static_cast<int>(kSpareBlocks)) return uint64_t{index} * kChunksPerGroup + best;
+    if (most >= kHardlyUsedBlocks) return chunk_of(roomiest);
+    if (whole_count * kChunkBlocks * 4 > uint64_t{group.free} * 3) return chunk_of(whole);
+    if (most >= kMuchRoomBlocks) return chunk_of(roomiest);
+    if (whole_count > 0) return chunk_of(whole);
     if (tried > 0) ++roomy_group_;
   }
   return kNoChunk;

@@ -15,7 +15,6 @@
 //       the next one finds them free.
 #pragma once
 
-#include <bit>
 #include <bitset>
 #include <cstdint>
 #include <optional>
@@ -37,12 +36,13 @@ class ExtentAllocator {
   // Continues where it last allocated, so that extents written together lie together. Leaves a
   // group only when it has no room.
   std::optional<Extent> Allocate(uint32_t blocks);
-  // Allocates up to kChunkBlocks blocks for a page that was at `last` before (empty: nowhere), beside the pages at
-  // `near`, the first kMaxNeighbors of which count: in the chunk that has the most of them among those with room to
-  // spare; there, as close as possible to the first of them, on its proper side. If there is no such chunk, in the
-  // chunk of `last`, in one of the same group with much room, or in any chunk of a neighbor. None: use Allocate.
-  static constexpr size_t kMaxNeighbors = 8;
-  std::optional<Extent> AllocateNear(uint32_t blocks, Extent last, std::span<const Neighbor> near);
+  // Allocates up to kChunkBlocks blocks for a page that was at `last` before (empty: nowhere), near the pages at
+  // `near`, the first kMaxNeighbors of which count: in the chunk with the most of them that has room. If there is none,
+  // in the chunk of `last`, else in one of the same group as the neighbors with much room. None: use Allocate.
+  static constexpr size_t kMaxNeighbors = 16;
+  std::optional<Extent> AllocateNear(uint32_t blocks, Extent last, std::span<const Extent> near);
+  // Whether another chunk has room for the page at `place`, and clearly more of its neighbors.
+  bool HasBetterPlace(Extent place, std::span<const Extent> near) const;
   void Free(Extent extent);  // no longer transient either
   // Marks a given extent as used: the superblocks, and extents found by recovery or the checker.
   void MarkUsed(Extent extent);
@@ -100,7 +100,6 @@ class ExtentAllocator {
     uint32_t cursor = 0;        // where the next search starts
     uint32_t longest_hint = 0;  // no free run is longer than this
     bool changed = false;
-    bool may_have_free_chunk = true;           // false: no chunk is entirely free
     std::bitset<kChunksPerGroup> aside, hole;  // every hole is also set aside
   };
   Extent ChunksOf(uint32_t group, uint32_t first, uint32_t count) const {
@@ -110,15 +109,13 @@ class ExtentAllocator {
   void SetAside(Group* group, uint32_t chunk);
   void SetRange(uint64_t block, uint32_t blocks, bool used);
   std::optional<uint32_t> FindRun(Group& group, uint32_t blocks);
-  struct Candidate {
+  struct NearChunk {
     uint64_t chunk = 0;
     uint32_t neighbors = 0;
-    const Neighbor* closest = nullptr;
   };
-  size_t ChunksNear(std::span<const Neighbor> near, Candidate* candidates) const;
-  std::optional<Extent> TakeIn(uint64_t chunk, uint32_t blocks, uint32_t from, bool before);
+  size_t CountNear(std::span<const Extent> near, NearChunk* chunks) const;
+  std::optional<Extent> TakeIn(uint64_t chunk, uint32_t blocks);
   uint64_t RoomyChunk(uint32_t near);
-  uint32_t FreeIn(uint64_t chunk) const { return static_cast<uint32_t>(std::popcount(~WordOf(chunk))); }
   uint64_t WordOf(uint64_t chunk) const { return groups_[chunk / kChunksPerGroup].words[chunk % kChunksPerGroup]; }
 
   std::vector<Group> groups_;

@@ -37,9 +37,14 @@ class PageStore {
   // The same for a page that was stored at `last` before (empty: nowhere), and whose neighbors in key order are, or
   // were, stored at `near`, the closest one first: prefers a place beside them, so that scans can read them together.
   // `near` must stay alive until the call ends.
-  virtual Task<Result<Extent>> AllocateNear(uint32_t blocks, Extent last, std::span<const Neighbor> near) {
+  virtual Task<Result<Extent>> AllocateNear(uint32_t blocks, Extent last, std::span<const Extent> near) {
     (void)last, (void)near;
     return AllocateForWrite(blocks);
+  }
+  // Whether a page at `place` would come to lie with more of its neighbors if it were written anew.
+  virtual bool HasBetterPlace(Extent place, std::span<const Extent> near) const {
+    (void)place, (void)near;
+    return false;
   }
   // From now on, a page or record of generation `birth` refers to the extent.
   virtual void AdoptExtent(Extent extent, Generation birth) = 0;

@@ -14,7 +14,6 @@ constexpr Nanos kDamageLineNs = 10 * kSecond;  // between log lines about damage
 // Pages with no more blocks between them are read in one I/O, which then takes no longer than two. A read has at most
 // kMaxTogetherBlocks: larger ones are no faster.
 constexpr uint32_t kMaxTogetherBlocks = 64;
-constexpr size_t kMaxNeighbors = 16;        // that a page's new place may depend on
 constexpr uint32_t kLoadBytesPerUnit = 64;  // cost of a page decompressed and checked, in units of the turn budget
 
 }  // namespace
@@ -72,7 +71,7 @@ Task<Result<PagePin>> BufferPool::JoinLoad(PagePin pin) {
   co_return pin;
 }
 
-Result<PagePin> BufferPool::FailLoad(PagePin pin, Status status) {
+Result<PagePin> BufferPool::FailLoad(PagePin pin, Status status, bool ahead) {
   Frame* frame = pin.frame();
   if (frame->doomed) {
     // The frame was dropped while it was read, so the result of the read does not matter.
@@ -83,7 +82,7 @@ Result<PagePin> BufferPool::FailLoad(PagePin pin, Status status) {
   frame->doomed = true;
   load_done_.NotifyAll();
   ++stats_.failed_loads_total;
-  if (status.code() == Code::kCorruption || status.code() == Code::kIoError) NoteDamage(status);
+  if (!ahead && (status.code() == Code::kCorruption || status.code() == Code::kIoError)) NoteDamage(status);
   return status;
 }
 
@@ -146,41 +145,95 @@ Task<Result<PagePin>> BufferPool::Load(PageOwner* owner, ChildRef ref, uint8_t l
 }
 
 // The read of the frame has ended with `status`.
-Result<PagePin> BufferPool::EndLoad(PagePin pin, uint8_t level, Status status) {
+Result<PagePin> BufferPool::EndLoad(PagePin pin, uint8_t level, Status status, bool ahead) {
   Frame* frame = pin.frame();
   if (status.ok() && !frame->doomed) status = FinishLoad(frame, level);
-  if (!status.ok() || frame->doomed) return FailLoad(std::move(pin), std::move(status));
+  if (!status.ok() || frame->doomed) return FailLoad(std::move(pin), std::move(status), ahead);
   frame->state = Frame::State::kResident;
   Enqueue(frame, Fingerprint(frame->owner, frame->disk.location));
   load_done_.NotifyAll();
   return pin;
 }
 
-void BufferPool::LoadAhead(PageOwner* owner, std::vector<ChildRef> leaves, TaskGroup* tasks) {
-  std::erase_if(leaves, [&](const ChildRef& ref) {
-    return ref.location.empty() || ref.location.size_bytes() > page_bytes_ || LookupAny(owner, ref.location);
-  });
-  std::sort(leaves.begin(), leaves.end(),
-            [](const ChildRef& a, const ChildRef& b) { return a.location.packed < b.location.packed; });
-  auto end_of = [](const ChildRef& ref) { return ref.location.block() + ref.location.blocks(); };
-  for (size_t first = 0, next = 0; first < leaves.size(); first = next) {
-    const size_t most = frames_.size() / kReadAheadDivisor - reading_ahead_frames_;
-    for (next = first + 1; next < leaves.size() && next - first < most; ++next) {
-      const uint64_t end = end_of(leaves[next - 1]), block = leaves[next].location.block();
-      // A damaged parent may name overlapping extents.
-      if (block < end || block - end > kMaxGapBlocks) break;
-      if (end_of(leaves[next]) - leaves[first].location.block() > kMaxTogetherBlocks) break;
+namespace {
+
+// A leaf that is to be read ahead. `order`: when it will be needed.
+struct Wanted {
+  ChildRef ref;
+  uint32_t order = 0;
+};
+
+// Some of a list of leaves: those read together.
+struct Together {
+  size_t first = 0, last = 0;
+  uint32_t soonest = UINT32_MAX;  // the lowest order
+};
+
+// Sorts the leaves by place, and returns which of them to read together, those that are needed soonest first.
+std::vector<Together> GroupByPlace(std::vector<Wanted>* leaves, uint32_t max_gap_blocks) {
+  std::sort(leaves->begin(), leaves->end(),
+            [](const Wanted& a, const Wanted& b) { return a.ref.location.packed < b.ref.location.packed; });
+  std::vector<Together> groups;
+  uint64_t begin = 0, end = 0;  // of the last group, in blocks
+  for (size_t i = 0; i < leaves->size(); ++i) {
+    const Extent place = (*leaves)[i].ref.location;
+    // A damaged parent may name overlapping extents.
+    const bool beside = place.block() >= end && place.block() - end <= max_gap_blocks &&
+                        place.block() + place.blocks() - begin <= kMaxTogetherBlocks;
+    if (i == 0 || !beside) {
+      groups.push_back({i, i});
+      begin = place.block();
     }
-    const size_t count = next - first;
-    if (count > most || !MakeRoom(count)) return;
-    reading_ahead_frames_ += count;
-    stats_.ahead_pages_total += count;
-    ++stats_.ahead_reads_total;
+    end = place.block() + place.blocks();
+    groups.back().last = i;
+    groups.back().soonest = std::min(groups.back().soonest, (*leaves)[i].order);
+  }
+  std::sort(groups.begin(), groups.end(), [](const Together& a, const Together& b) { return a.soonest < b.soonest; });
+  return groups;
+}
+
+}  // namespace
+
+BufferPool::StartedReads BufferPool::LoadAhead(PageOwner* owner, const std::vector<ChildRef>& leaves,
+                                               TaskGroup* tasks) {
+  StartedReads started;
+  std::vector<Wanted> unread;
+  const size_t room = frames_.size() / kReadAheadDivisor - reading_ahead_frames_;
+  size_t next = 0;
+  for (; next < leaves.size(); ++next) {
+    const Extent location = leaves[next].location;
+    if (location.empty() || location.size_bytes() > page_bytes_ || LookupAny(owner, location)) continue;
+    if (unread.size() == room) break;
+    unread.push_back({leaves[next], static_cast<uint32_t>(next)});
+  }
+  // No more than can be read with the reads that are left.
+  std::vector<Together> groups;
+  for (const size_t reads_left = kMaxReadsAhead - reads_ahead_;;) {
+    std::vector<Wanted> sorted = unread;
+    groups = GroupByPlace(&sorted, kMaxGapBlocks);
+    const bool fits = groups.size() <= reads_left && MakeRoom(unread.size());
+    if (fits || unread.empty()) {
+      unread = std::move(sorted);
+      break;
+    }
+    const size_t fewer = groups.size() > reads_left ? std::max(reads_left, unread.size() / 2) : unread.size() / 2;
+    next = unread[fewer].order;
+    unread.resize(fewer);
+  }
+  for (const Together& group : groups) {
     std::vector<PagePin> pins;
-    pins.reserve(count);
-    for (size_t i = first; i < next; ++i) pins.push_back(Pin(StartLoading(owner, leaves[i])));
+    pins.reserve(group.last - group.first + 1);
+    for (size_t i = group.first; i <= group.last; ++i) pins.push_back(Pin(StartLoading(owner, unread[i].ref)));
+    reading_ahead_frames_ += pins.size();
+    ++reads_ahead_;
     tasks->Spawn(ReadTogether(std::move(pins)));
   }
+  started.covered = next;
+  started.pages = unread.size();
+  started.reads = groups.size();
+  stats_.ahead_pages_total += started.pages;
+  stats_.ahead_reads_total += started.reads;
+  return started;
 }
 
 // Reads pages that lie one after the other, with gaps.
@@ -203,11 +256,12 @@ Task<void> BufferPool::ReadTogether(std::vector<PagePin> pins) {
     status = co_await file.ReadVector(vectors, first_block * kBlockBytes);
   }
   reading_ahead_frames_ -= pins.size();
+  --reads_ahead_;
   // Only one of the pages, or a gap, may be damaged. Whoever needs a page reads it alone.
   if (!status.ok()) status = Error(Code::kAborted, "{}", status.message());
   TurnSlice slice(turn_);
   for (PagePin& pin : pins) {
-    const Result<PagePin> loaded = EndLoad(std::move(pin), /*level=*/0, status);
+    const Result<PagePin> loaded = EndLoad(std::move(pin), /*level=*/0, status, /*ahead=*/true);
     (void)loaded.ok();  // the error surfaces when the page is loaded
     if (slice.Spend(page_bytes_ / kLoadBytesPerUnit)) co_await Yield(reactor_);
   }
@@ -385,8 +439,8 @@ Task<Status> BufferPool::WriteImage(Frame* frame, char* image, bool* current) {
   std::memcpy(copy, data(*frame), page_bytes_);
   if (!owner->PrepareForDisk(*frame, copy, &ref)) co_return Status();
   uint32_t blocks = EncodePageImage(copy, usable_bytes_, compression_, image, scratch_.data() + page_bytes_);
-  Neighbor neighbors[ExtentAllocator::kMaxNeighbors];
-  const std::span<const Neighbor> near(neighbors, owner->NeighborsOf(*frame, neighbors));
+  Extent neighbors[ExtentAllocator::kMaxNeighbors];
+  const std::span<const Extent> near(neighbors, owner->NeighborsOf(*frame, neighbors));
   CO_ASSIGN_OR_RETURN(Extent extent, co_await owner->store().AllocateNear(blocks, frame->last_place, near));
   frame->last_place = extent;  // before it is written: its neighbors may be written meanwhile
   ref.location = extent;

@@ -123,6 +123,7 @@ class Engine::Impl final : public LogReplaySink {
     options.uncommitted_limits = UncommittedLimitsOf(options_);
     options.max_lanes = options_.max_lanes;
     options.reader_retained_bytes = options_.reader_retained_bytes;
+    options.gather_pace = options_.gather_bytes_per_s > 0 ? &gather_pace_ : nullptr;
     options.change_count = &change_count_;
     options.newest_change = &newest_[info.id];
     options.store = &data_dir_;
@@ -615,6 +616,7 @@ class Engine::Impl final : public LogReplaySink {
   BufferPool pool_;
   Directory data_dir_;
   std::unique_ptr<Log> log_;
+  Pace gather_pace_{options_.gather_bytes_per_s};
   std::vector<std::unique_ptr<Replica>> replicas_;
   std::vector<Partition*> by_id_;
   std::vector<Replica*> served_;

@@ -64,6 +64,8 @@ struct EngineOptions {
   // So much of the released log is kept for each follower that is fed from it (Log::OpenReader).
   uint64_t reader_retained_bytes = 64u << 20;
   uint64_t log_segment_bytes = 8u << 20;
+  // So much is written anew, at most, to put leaves together that scans found scattered. 0: nothing.
+  uint64_t gather_bytes_per_s = 8u << 20;
   // The most replaced pages and values that snapshots may retain in this engine's partitions.
   // Beyond that, the oldest snapshot is released early. Memory limits it too, because each of them
   // is in a list in memory and in the dead list of every checkpoint.

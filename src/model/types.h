@@ -320,6 +320,7 @@ struct PartitionStats {
   uint64_t hole_bytes = 0;  // of file_bytes, returned to the file system
   uint64_t dirty_pages = 0;
   uint64_t pending_writes = 0;
+  uint64_t gathered_leaves_total = 0;  // scattered leaves that were written anew for the sake of scans
   uint64_t expired_total = 0, snapshots = 0, snapshot_pinned_bytes = 0;
   uint64_t cluster_snapshots = 0;        // of `snapshots`
   int64_t cluster_snapshots_end_ms = 0;  // when the last of these expires, unless it is renewed, in ms since 1970
@@ -338,6 +339,7 @@ struct PartitionStats {
     reads_total += other.reads_total;
     writes_total += other.writes_total;
     scans_total += other.scans_total;
+    gathered_leaves_total += other.gathered_leaves_total;
     disk_full_total += other.disk_full_total;
     uncommitted_refused_total += other.uncommitted_refused_total;
     lanes_refused_total += other.lanes_refused_total;

@@ -88,6 +88,8 @@ DEFINE_int64(checkpoint_interval_s, 60,
 DEFINE_uint64(scrub_mb_per_s, 8, "Rate, in MiB/s, at which data on disk is verified in the background; 0: never.");
 DEFINE_int64(scrub_interval_h, 168,
              "Hours between the starts of two background passes; the first begins an hour after the start.");
+DEFINE_uint64(gather_mb_per_s, 8,
+              "Rate, in MiB/s, at which leaves that scans found scattered are written together; 0: never.");
 DEFINE_uint64(release_space_mb_per_s, 64,
               "Rate, in MiB/s, at which freed space goes back to the file system in the background; 0: never.");
 DEFINE_int64(release_space_after_s, 60,
@@ -207,8 +209,8 @@ void PrintHelp() {
         "balance_moves_per_minute", "balance_target_percent"}},
       {"Resources",
        {"memory_limit_mb", "log_budget_mb", "log_budget_records", "log_retained_mb", "checkpoint_interval_s",
-        "snapshot_max_age_s", "scrub_mb_per_s", "scrub_interval_h", "release_space_mb_per_s", "release_space_after_s",
-        "pin_threads"}},
+        "snapshot_max_age_s", "scrub_mb_per_s", "scrub_interval_h", "gather_mb_per_s", "release_space_mb_per_s",
+        "release_space_after_s", "pin_threads"}},
       {"Running", {"shutdown_timeout_ms", "log_dir", "minloglevel"}},
   };
   for (const FlagGroup& group : groups) {
@@ -270,6 +272,7 @@ Status OptionsFromFlags(NodeOptions* options) {
   options->snapshot_max_age_s = FLAGS_snapshot_max_age_s;
   options->scrub_mb_per_s = FLAGS_scrub_mb_per_s;
   options->scrub_interval_h = FLAGS_scrub_interval_h;
+  options->gather_mb_per_s = FLAGS_gather_mb_per_s;
   options->release_space_mb_per_s = FLAGS_release_space_mb_per_s;
   options->release_space_after_s = FLAGS_release_space_after_s;
   options->max_connections = FLAGS_max_connections;

@@ -328,6 +328,7 @@ Task<Status> Node::OpenEngines(Reactor& first) {
   options.checkpoint_interval_ns = options_.checkpoint_interval_s * kSecond;
   options.scrub.bytes_per_s = (options_.scrub_mb_per_s << 20) / store_.reactors;
   options.scrub.interval_ns = options_.scrub_interval_h * 3600 * kSecond;
+  options.gather_bytes_per_s = (options_.gather_mb_per_s << 20) / store_.reactors;
   options.release.bytes_per_s = (options_.release_space_mb_per_s << 20) / store_.reactors;
   options.release.after_ns = options_.release_space_after_s * kSecond;
   options.on_failure = [this](const Status& status) { OnEngineFailure(status); };

@@ -168,6 +168,7 @@ Status CheckNumbers(const NodeOptions& o) {
   RETURN_IF_ERROR(check("scrub_mb_per_s", o.scrub_mb_per_s));
   RETURN_IF_ERROR(check("scrub_interval_h", o.scrub_interval_h));
   RETURN_IF_ERROR(check("idle_timeout_s", o.idle_timeout_s));
+  RETURN_IF_ERROR(check("gather_mb_per_s", o.gather_mb_per_s));
   RETURN_IF_ERROR(check("release_space_mb_per_s", o.release_space_mb_per_s));
   RETURN_IF_ERROR(check("release_space_after_s", o.release_space_after_s));
   RETURN_IF_ERROR(check("balance_moves_per_minute", o.balance_moves_per_minute));
@@ -225,6 +226,7 @@ std::span<const FlagRange> NodeFlagRanges() {
       {"scrub_mb_per_s", 1, 1'000'000, 0, "0 for never"},
       {"scrub_interval_h", 1, 100'000},
       {"idle_timeout_s", 1, 366 * kDay, 0, "0 for never"},
+      {"gather_mb_per_s", 1, 1'000'000, 0, "0 for never"},
       {"release_space_mb_per_s", 1, 1'000'000, 0, "0 for never"},
       {"release_space_after_s", 1, 30 * kDay},
       {"balance_moves_per_minute", 1, 600},

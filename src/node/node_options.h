@@ -40,6 +40,7 @@ struct NodeOptions {
   int64_t snapshot_max_age_s = 24 * 3600;
   uint64_t scrub_mb_per_s = 8;  // of all reactors together; 0: no background scrub
   int64_t scrub_interval_h = 168;
+  uint64_t gather_mb_per_s = 8;          // of all reactors together; 0: scattered leaves stay so
   uint64_t release_space_mb_per_s = 64;  // of all reactors together; 0: space stays in the files
   int64_t release_space_after_s = 60;
   uint32_t max_connections = 20'000;

@@ -388,6 +388,7 @@ void ReactorPart::SumPartitions() {
   SetTotal(&gauges_.reads, sums.reads_total);
   SetTotal(&gauges_.writes, sums.writes_total);
   SetTotal(&gauges_.scans, sums.scans_total);
+  SetTotal(&gauges_.gathered_leaves, sums.gathered_leaves_total);
   SetTotal(&gauges_.uncommitted_refused, sums.uncommitted_refused_total);
   SetTotal(&gauges_.lanes_refused, sums.lanes_refused_total);
   gauges_.uncommitted_bytes.Set(static_cast<int64_t>(sums.uncommitted_bytes));
@@ -529,6 +530,8 @@ void ReactorPart::RegisterMetrics() {
   add("kv_partition_reads_total", "Records read.", &g.reads);
   add("kv_partition_writes_total", "Records written.", &g.writes);
   add("kv_partition_scans_total", "Scans.", &g.scans);
+  add("kv_partition_gathered_leaves_total", "Scattered leaves that were written anew, for the sake of scans.",
+      &g.gathered_leaves);
   add("kv_partition_file_bytes", "Size of the data files.", &g.partition_file_bytes);
   add("kv_partition_used_bytes", "Bytes of the data files in use.", &g.partition_used_bytes);
   add("kv_partition_hole_bytes", "Part of the data files' size that was given back to the file system.",

@@ -40,8 +40,8 @@ struct EngineGauges {
   Counter log_appended_records, log_appended_bytes, log_device_writes, log_device_bytes, log_waits;
   Gauge log_readers, log_retained_bytes;
   Counter log_reader_segments, log_readers_gone;
-  Counter checkpoints, write_waits, disk_full, uncommitted_refused, lanes_refused, reads, writes, scans, cluster_marks,
-      clocks_ahead;
+  Counter checkpoints, write_waits, disk_full, uncommitted_refused, lanes_refused, reads, writes, scans,
+      gathered_leaves, cluster_marks, clocks_ahead;
   Gauge uncommitted_bytes, partitions, partition_limit, quarantined;
   Gauge partition_file_bytes, partition_used_bytes, partition_hole_bytes, frame_bytes;
   Counter released_bytes;

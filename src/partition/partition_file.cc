@@ -55,7 +55,7 @@ Task<Result<Extent>> PartitionFile::AllocateForWrite(uint32_t blocks) {
   co_return condemned_;
 }
 
-Task<Result<Extent>> PartitionFile::AllocateNear(uint32_t blocks, Extent last, std::span<const Neighbor> near) {
+Task<Result<Extent>> PartitionFile::AllocateNear(uint32_t blocks, Extent last, std::span<const Extent> near) {
   CO_RETURN_IF_ERROR(condemned_);
   const std::optional<Extent> extent = allocator_.AllocateNear(blocks, last, near);
   if (!extent) co_return co_await AllocateForWrite(blocks);

@@ -107,7 +107,10 @@ class PartitionFile final : public PageStore {
   File& file() override { return file_; }
   const Uuid& uuid() const override { return options_.partition; }
   Task<Result<Extent>> AllocateForWrite(uint32_t blocks) override;
-  Task<Result<Extent>> AllocateNear(uint32_t blocks, Extent last, std::span<const Neighbor> near) override;
+  Task<Result<Extent>> AllocateNear(uint32_t blocks, Extent last, std::span<const Extent> near) override;
+  bool HasBetterPlace(Extent place, std::span<const Extent> near) const override {
+    return allocator_.HasBetterPlace(place, near);
+  }
   void FreeNow(Extent extent) override;
   void AdoptExtent(Extent extent, Generation birth) override;
   void OrphanExtent(Extent extent) override;

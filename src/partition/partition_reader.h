@@ -13,14 +13,15 @@
 
 #include "src/model/partition.h"
 #include "src/partition/checkpointer.h"
+#include "src/partition/gatherer.h"
 #include "src/partition/snapshot_table.h"
 
 namespace pando {
 
 class PartitionReader {
  public:
-  PartitionReader(PartitionState& state, Checkpointer& checkpointer, SnapshotTable& snapshots)
-      : state_(state), checkpointer_(checkpointer), snapshots_(snapshots) {}
+  PartitionReader(PartitionState& state, Checkpointer& checkpointer, SnapshotTable& snapshots, Gatherer& gatherer)
+      : state_(state), checkpointer_(checkpointer), snapshots_(snapshots), gatherer_(gatherer) {}
 
   // See Partition.
   Task<Result<ReadResult>> Get(std::string key, SnapshotId snapshot, ValueRoom* room);
@@ -50,6 +51,7 @@ class PartitionReader {
   PartitionState& state_;
   Checkpointer& checkpointer_;
   SnapshotTable& snapshots_;
+  Gatherer& gatherer_;
 };
 
 }  // namespace pando

@@ -13,8 +13,11 @@ namespace {
 constexpr size_t kReadAheadLeaves = 512, kLeastReadAheadLeaves = 8;
 // A page with such limits is probably followed by the next one, whose first quarter is read ahead, too.
 constexpr size_t kLongPageRows = 1000, kLongPageBytes = 1u << 20;
+// Leaves are scattered if so many of them took more than one read for each kPagesTogether.
+constexpr size_t kLeastScattered = 16, kPagesTogether = 6;
 // Cost of a leaf, in units of the turn's budget, in addition to its records.
 constexpr uint32_t kLeafUnits = 16;
+constexpr uint32_t kAheadUnits = 8;  // of a leaf that is read ahead
 }  // namespace
 
 // The page of rows that a scan collects, and the scan's position, which is spec.start or, in
@@ -40,7 +43,6 @@ class PartitionReader::Scanner {
   Step AddRemoved(std::string key);
   // Takes the rows of one leaf and moves on: past the leaf, or to the row whose value must be read.
   Step AddLeaf(const TreeNode& node, int64_t now_ms) {
-    if (leaves_ahead_ > 0) --leaves_ahead_;
     return spec_.reverse ? AddLeafBackwards(node, now_ms) : AddLeafForwards(node, now_ms);
   }
 
@@ -51,6 +53,7 @@ class PartitionReader::Scanner {
     leaves_ahead_ = covered.leaves;
     refill_at_ = covered.leaves / 2;
     all_ahead_ = covered.all;
+    (void)claim_.Resize(std::min(covered.leaves, claimed_));
   }
 
   // -- the row that AddRow could not add because its value is not resident (kReadValue)
@@ -73,6 +76,7 @@ class PartitionReader::Scanner {
   ScanRow unread_;
   OverflowRef unread_ref_;
   uint32_t unread_bytes_ = 0;
+  size_t claimed_ = 0;
   size_t leaves_ahead_ = 0;  // from the scan's position on: in memory, or being read
   size_t refill_at_ = 0;
   size_t rows_beyond_ = 0, bytes_beyond_ = 0;  // of the next page, to be read ahead
@@ -85,10 +89,12 @@ ScanAhead PartitionReader::Scanner::ToCome() {
   scan.bound = spec_.reverse ? spec_.start : spec_.end;
   scan.reverse = spec_.reverse;
   // How many records of a slice's leaves are rows is not known.
-  scan.rows = spec_.slice.all() ? spec_.max_rows - page_.rows.size() + rows_beyond_ : SIZE_MAX;
+  const size_t rows = spec_.slice.all() ? spec_.max_rows - page_.rows.size() : spec_.max_examined - page_.examined;
+  scan.rows = rows + std::min(rows_beyond_, SIZE_MAX - rows);
   const size_t bytes = std::min(spec_.max_bytes, spec_.hard_bytes);
   scan.bytes = spec_.keys_only || spec_.sizes_only ? SIZE_MAX : bytes + std::min(bytes_beyond_, SIZE_MAX - bytes);
-  scan.leaves = std::max(claim_.Resize(std::min<size_t>(scan.rows, kReadAheadLeaves)), kLeastReadAheadLeaves);
+  claimed_ = claim_.Resize(std::min<size_t>(scan.rows, kReadAheadLeaves));
+  scan.leaves = std::max(claimed_, kLeastReadAheadLeaves);
   return scan;
 }
 
@@ -169,6 +175,7 @@ PartitionReader::Scanner::Step PartitionReader::Scanner::AddLeafForwards(const T
     return Step::kOver;
   }
   spec_.start = node.upper();
+  if (leaves_ahead_ > 0) --leaves_ahead_;
   return Step::kMore;
 }
 
@@ -186,6 +193,7 @@ PartitionReader::Scanner::Step PartitionReader::Scanner::AddLeafBackwards(const 
     return Step::kOver;
   }
   spec_.end = node.lower();
+  if (leaves_ahead_ > 0) --leaves_ahead_;
   return Step::kMore;
 }
 
@@ -210,7 +218,16 @@ Task<Result<ScanPage>> PartitionReader::Scan(ScanSpec spec) {
     if (state_.failed()) co_return state_.Refusal();
     CO_ASSIGN_OR_RETURN(ReadView view, snapshots_.ViewOf(snapshot));
     if (scanner.WantsReadAhead()) {
-      scanner.NoteReadAhead(state_.tree->ReadAhead(view.generation, scanner.ToCome(), &state_.tasks));
+      const LeavesAhead covered = state_.tree->ReadAhead(view.generation, scanner.ToCome(), &state_.tasks);
+      scanner.NoteReadAhead(covered);
+      const bool scattered = covered.pages >= kLeastScattered && covered.pages < kPagesTogether * covered.reads;
+      // The pages of a snapshot stay where they are.
+      if (scattered && view.generation == 0 && !reverse) gatherer_.GatherSoon(scanner.position(), covered.leaves);
+      // The scan's position is a key. Nothing was read ahead, and no time was spent, if no leaf is covered.
+      if (slice.Spend(static_cast<uint32_t>(covered.leaves) * kAheadUnits)) {
+        co_await Yield(state_.reactor);
+        continue;
+      }
     }
     CO_ASSIGN_OR_RETURN(PagePin leaf, co_await FetchLeaf(view, scanner.position(), reverse));
     if (!leaf) co_return snapshots_.Gone(snapshot);

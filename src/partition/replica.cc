@@ -14,7 +14,8 @@ Replica::Replica(Reactor& reactor, BufferPool& pool, Options options)
       drained_(reactor),
       discarded_(reactor),
       on_quarantine_(std::move(options.on_quarantine)),
-      state_(reactor, pool, options.info, std::move(options.clock), options.history_points) {
+      state_(reactor, pool, options.info, std::move(options.clock), options.history_points),
+      gatherer_(state_, checkpointer_, admission_, options.gather_pace) {
   state_.on_failure = std::move(options.on_failure);
   state_.on_damage = [this](const Status& why) { Quarantine(why); };
   state_.on_busy = std::move(options.on_busy);

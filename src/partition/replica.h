@@ -56,6 +56,7 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
     uint64_t max_lanes = kMaxLanes;
     size_t history_points = 1;                      // UnitHistory
     uint64_t reader_retained_bytes = 0;             // of the log, for each reader (Log::OpenReader)
+    Pace* gather_pace = nullptr;                    // Gatherer
     std::function<void()> on_busy = {};             // PartitionState::NoteBusy
     std::atomic<uint64_t>* change_count = nullptr;  // ChangeTail::CountIn
     std::atomic<Version>* newest_change = nullptr;  // ChangeTail::PublishIn
@@ -239,7 +240,8 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
   WritePipeline pipeline_{state_, admission_, applier_};
   SnapshotTable snapshots_{state_, checkpointer_, pipeline_};
   ClusterMarks marks_{state_, checkpointer_, snapshots_, pipeline_};
-  PartitionReader reader_{state_, checkpointer_, snapshots_};
+  Gatherer gatherer_;
+  PartitionReader reader_{state_, checkpointer_, snapshots_, gatherer_};
   Recovery recovery_{state_, checkpointer_, admission_, applier_};
 };
 

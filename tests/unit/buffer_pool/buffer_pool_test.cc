@@ -335,13 +335,13 @@ TEST_F(BufferPoolTest, ReadingAheadTakesAPartOfThePool) {
   };
   Run(Body::Run(this));
   EXPECT_GT(pool_->stats().ahead_pages_total, 0u);
-  EXPECT_LE(pool_->stats().ahead_pages_total, kFrames / 8);
+  EXPECT_LE(pool_->stats().ahead_pages_total, kFrames / 16);
   ReadAheadClaim one(pool_.get()), two(pool_.get());
-  EXPECT_EQ(one.Resize(20), 20u);
-  EXPECT_EQ(two.Resize(1000), kFrames / 8 - 20);
-  EXPECT_EQ(one.Resize(30), 20u) << "nothing is left";
+  EXPECT_EQ(one.Resize(10), 10u);
+  EXPECT_EQ(two.Resize(1000), kFrames / 16 - 10);
+  EXPECT_EQ(one.Resize(15), 10u) << "nothing is left";
   two.Resize(0);
-  EXPECT_EQ(one.Resize(30), 30u);
+  EXPECT_EQ(one.Resize(15), 15u);
 }
 
 // B5: a page that fails its checksum is not returned, however often it is read.

@@ -98,9 +98,9 @@ class Simulation {
 
   // Beside extents of which some may be free by now.
   void AllocateNear() {
-    std::vector<Neighbor> near(random_.Below(ExtentAllocator::kMaxNeighbors + 2));
+    std::vector<Extent> near(random_.Below(ExtentAllocator::kMaxNeighbors + 2));
     const uint64_t around = random_.Below(blocks_ + 100);
-    for (Neighbor& n : near) n = {Extent::Of(around + random_.Below(200), 1), random_.Chance(0.5)};
+    for (Extent& place : near) place = Extent::Of(around + random_.Below(200), 1);
     const Extent last = random_.Chance(0.5) ? Extent::Of(around, 1) : Extent{};
     const uint32_t blocks = 1 + static_cast<uint32_t>(random_.Below(random_.Chance(0.9) ? 4 : 80));
     const std::optional<Extent> got = allocator_.AllocateNear(blocks, last, near);
@@ -220,45 +220,65 @@ TEST(ExtentAllocator, WhatIsWrittenTogetherLiesTogether) {
   }
 }
 
-// A4, compared with a plain model: space set aside is free, is not allocated, and is returned once.
-// The chunk with the most neighbors wins, and the place beside the closest one of them, on its proper side.
-TEST(ExtentAllocator, APageGoesToItsNeighbors) {
+Extent Block(uint64_t block) { return Extent::Of(block, 1); }
+
+TEST(ExtentAllocator, APageGoesToTheChunkWithMostOfItsNeighbors) {
   ExtentAllocator a(kGroup);
-  auto one = [](uint64_t block) { return Extent::Of(block, 1); };
-  for (const uint64_t block : {10, 11, 100, 101, 102, 104}) a.MarkUsed(one(block));
-  const std::vector<Neighbor> near = {{one(10), true}, {one(104), false}, {one(102), true}, {one(100), true}};
-  EXPECT_EQ(a.AllocateNear(1, {}, near), one(103)) << "before the closest one, which follows the page";
-  EXPECT_EQ(a.AllocateNear(1, {}, near), one(99)) << "the next free one on that side";
-  EXPECT_EQ(a.AllocateNear(2, {}, std::vector<Neighbor>{{one(101), true}}), Extent::Of(105, 2));
+  for (const uint64_t block : {10, 11, 100, 101, 102, 104}) a.MarkUsed(Block(block));
+  const std::vector<Extent> near = {Block(10), Block(104), Block(102)};
+  EXPECT_EQ(a.AllocateNear(1, {}, near)->block() / 64, 1u) << "two of three";
+  EXPECT_EQ(a.AllocateNear(1, Block(200), near)->block() / 64, 1u) << "it moves there";
+  EXPECT_EQ(a.AllocateNear(4, {}, std::vector<Extent>{Block(104), Block(10)})->block() / 64, 1u) << "the closer one";
   EXPECT_EQ(a.AllocateNear(1, {}, {}), std::nullopt);
   EXPECT_EQ(a.AllocateNear(65, {}, near), std::nullopt) << "longer than a chunk";
-  EXPECT_EQ(a.AllocateNear(1, one(10), {}), one(12)) << "where it was before, if it knows no neighbors";
+  EXPECT_EQ(a.AllocateNear(1, Block(10), {})->block() / 64, 0u) << "where it was before, if it knows no neighbors";
 }
 
-// A page that moves in leaves the pages of a chunk the room for their own next versions.
-TEST(ExtentAllocator, APageMovesOnlyIntoRoomToSpare) {
-  ExtentAllocator a(kGroup);
-  a.MarkUsed(Extent::Of(0, 50));
-  const Extent last = Extent::Of(200, 1);
-  a.MarkUsed(last);
-  const std::vector<Neighbor> near = {{Extent::Of(49, 1), true}, {Extent::Of(48, 1), true}};
-  EXPECT_EQ(a.AllocateNear(1, last, near)->block() / 64, 200u / 64) << "it stays where it was";
-  EXPECT_EQ(a.AllocateNear(1, Extent::Of(47, 1), near), Extent::Of(50, 1)) << "it belongs there";
-  EXPECT_GE(a.AllocateNear(1, {}, near)->block(), 64u) << "a new page";
-  a.Free(Extent::Of(0, 10));
-  EXPECT_EQ(a.AllocateNear(1, last, near), Extent::Of(51, 1)) << "there is room now";
-}
-
-// Where chunks with room are rare, one of them in another group is found; without any, a full chunk takes the page.
+// If the chunk with most neighbors is full, then the one with the next most, its own, and one with much room.
 TEST(ExtentAllocator, APageOfAFullChunkFindsRoom) {
   ExtentAllocator a(2 * kGroup);
-  for (uint64_t block = 0; block < 2 * kGroup; block += 64) a.MarkUsed(Extent::Of(block, 63));
-  const std::vector<Neighbor> near = {{Extent::Of(640, 1), true}};
-  EXPECT_EQ(a.AllocateNear(1, {}, near), Extent::Of(640 + 63, 1)) << "no chunk has room to spare";
+  for (uint64_t block = 0; block < 2 * kGroup; block += 64) a.MarkUsed(Extent::Of(block, 64));
+  const std::vector<Extent> near = {Block(640), Block(641), Block(6400)};
+  EXPECT_EQ(a.AllocateNear(1, Block(320), near), std::nullopt) << "all are full";
   a.Free(Extent::Of(kGroup + 6400, 63));
-  EXPECT_EQ(a.AllocateNear(1, {}, near)->block() / 64, (kGroup + 6400) / 64);
+  EXPECT_EQ(a.AllocateNear(1, Block(320), near)->block() / 64, (kGroup + 6400) / 64) << "in another group";
+  a.Free(Block(330));
+  EXPECT_EQ(a.AllocateNear(1, Block(320), near), Block(330));
+  a.Free(Block(6401));
+  EXPECT_EQ(a.AllocateNear(1, Block(320), near), Block(6401));
+  a.Free(Block(650));
+  EXPECT_EQ(a.AllocateNear(1, Block(320), near), Block(650));
 }
 
+TEST(ExtentAllocator, APlaceIsBetterIfClearlyMoreNeighborsAreThere) {
+  ExtentAllocator a(kGroup);
+  a.MarkUsed(Extent::Of(0, 64));
+  const std::vector<Extent> near = {Block(1), Block(65), Block(2), Block(66), Block(67)};
+  EXPECT_TRUE(a.HasBetterPlace(Block(200), near)) << "three of them are in a chunk with room";
+  EXPECT_FALSE(a.HasBetterPlace(Block(10), near)) << "one more is not worth a write";
+  EXPECT_FALSE(a.HasBetterPlace(Block(70), near));
+  a.MarkUsed(Extent::Of(64, 64));
+  EXPECT_FALSE(a.HasBetterPlace(Block(200), near)) << "both are full";
+}
+
+// New pages of full chunks share one chunk after the other, so that others stay entirely free.
+TEST(ExtentAllocator, PagesOfFullChunksLeaveOthersFree) {
+  ExtentAllocator a(kGroup);
+  const uint64_t half = kGroup / 2;
+  for (uint64_t block = 0; block < half; block += 64) a.MarkUsed(Extent::Of(block, 64));
+  for (uint64_t i = 0; i < 256; ++i) {
+    ASSERT_TRUE(a.AllocateNear(1, {}, std::vector<Extent>{Block(i * 37 % (half / 64) * 64)}));
+  }
+  uint64_t free_chunks = 0;
+  for (uint64_t block = 0; block < kGroup; block += 64) {
+    uint64_t used = 0;
+    for (uint64_t b = block; b < block + 64; ++b) used += a.IsUsed(b);
+    free_chunks += used == 0;
+  }
+  EXPECT_GE(free_chunks, half / 64 - 20);
+}
+
+// A4, compared with a plain model: space set aside is free, is not allocated, and is returned once.
 TEST(ExtentAllocator, WhatIsSetAsideIsFreeAndNotGivenOut) {
   constexpr uint64_t kBlocks = 3 * ExtentAllocator::kGroupBlocks / 2, kChunk = ExtentAllocator::kChunkBlocks;
   for (uint64_t seed : Seeds(2)) {

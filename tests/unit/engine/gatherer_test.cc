@@ -1,0 +1,139 @@
+// Leaves that scans find scattered are written side by side, at a limited rate (GA1, GA2).
+#include <gtest/gtest.h>
+
+#include "tests/support/engine_harness.h"
+#include "tests/support/sim_kernel.h"
+#include "tests/support/sim_random.h"
+
+namespace pando::engine_test {
+namespace {
+
+constexpr int kRecords = 12'000;
+std::string Key(uint64_t i) { return fmt::format("{:08}", i); }
+
+struct ScanSums {
+  uint64_t rows = 0, pages = 0, reads = 0;
+  double PagesPerRead() const { return static_cast<double>(pages) / static_cast<double>(std::max<uint64_t>(reads, 1)); }
+};
+
+Task<ScanSums> ScanAll(Engine* engine) {
+  ScanSums sums;
+  const EngineStats before = engine->stats();
+  ScanSpec spec;
+  for (bool over = false; !over;) {
+    Result<ScanPage> page = co_await engine->partition(0)->Scan(spec);
+    EXPECT_OK(page.status());
+    if (!page.ok() || page->rows.empty()) break;
+    sums.rows += page->rows.size();
+    over = page->exhausted;
+    spec.start = page->rows.back().key + '\0';
+  }
+  const EngineStats after = engine->stats();
+  sums.pages = after.ahead_pages_total - before.ahead_pages_total;
+  sums.reads = after.ahead_reads_total - before.ahead_reads_total;
+  co_return sums;
+}
+
+// Fills a partition in random order, in batches that leave pages of the same part of the tree in many places.
+Task<void> Fill(Engine* engine) {
+  SimRandom random(7);
+  for (int i = 0; i < kRecords / 10; ++i) {
+    std::vector<WriteOp> ops;
+    for (int n = 0; n < 10; ++n) ops.push_back(PutOp(Key(random.Below(kRecords)), std::string(800, 'v')));
+    EXPECT_OK(co_await Write(engine->partition(0), std::move(ops)));
+  }
+  EXPECT_OK(co_await engine->CheckpointAll());
+}
+
+uint64_t Gathered(Engine* engine) { return engine->partition(0)->stats().gathered_leaves_total; }
+
+class GathererTest : public testing::Test {
+ protected:
+  GathererTest() {
+    setup_.store.partitions = 1;
+    setup_.engine.compression = Compression::kNone;
+  }
+  void Run(Task<void> (*body)(Reactor*, engine_test::Setup)) {
+    SimReactor* reactor = machine_->Boot();
+    EXPECT_TRUE(kernel_.RunTask(*reactor, body(reactor, setup_)));
+    if (HasFailure()) return;
+    Task<std::string> audit = Audit(*reactor, setup_.store.data_dir);
+    std::string problem;
+    EXPECT_TRUE(kernel_.RunTask(*reactor, Store(std::move(audit), &problem)));
+    EXPECT_EQ(problem, "");
+  }
+  static Task<void> Store(Task<std::string> task, std::string* to) { *to = co_await std::move(task); }
+
+  SimKernel kernel_{1};
+  SimMachine* machine_ = kernel_.AddMachine();
+  engine_test::Setup setup_;
+};
+
+Task<void> GatherAll(Reactor* reactor, Setup setup) {
+  auto engine = co_await OpenEngine(*reactor, setup);
+  EXPECT_OK(engine.status());
+  if (!engine.ok()) co_return;
+  co_await Fill(engine->get());
+  const ScanSums before = co_await ScanAll(engine->get());
+  ScanSums after = before;
+  for (int i = 0; i < 10; ++i) {
+    co_await Sleep(*reactor, 5 * kSecond);
+    EXPECT_OK(co_await (*engine)->CheckpointAll());
+    after = co_await ScanAll(engine->get());
+  }
+  EXPECT_GT(after.PagesPerRead(), 1.4 * before.PagesPerRead());
+  EXPECT_EQ(after.rows, before.rows);
+  // Once they lie together, nothing is left to be done.
+  co_await Sleep(*reactor, 5 * kSecond);
+  const uint64_t gathered = Gathered(engine->get());
+  EXPECT_EQ((co_await ScanAll(engine->get())).rows, before.rows);
+  co_await Sleep(*reactor, 5 * kSecond);
+  EXPECT_LT(Gathered(engine->get()), gathered + gathered / 10);
+  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
+}
+
+TEST_F(GathererTest, ScatteredLeavesComeToLieTogether) { Run(GatherAll); }
+
+Task<void> GatherSlowly(Reactor* reactor, Setup setup) {
+  auto engine = co_await OpenEngine(*reactor, setup);
+  EXPECT_OK(engine.status());
+  if (!engine.ok()) co_return;
+  co_await Fill(engine->get());
+  co_await ScanAll(engine->get());
+  const uint64_t at_once = Gathered(engine->get());
+  co_await Sleep(*reactor, 20 * kSecond);
+  const uint64_t gathered = Gathered(engine->get()) - at_once;
+  // 40 KiB per second are 10 pages of 4 KiB.
+  EXPECT_LE(gathered, 20 * 10 + 10);
+  EXPECT_GE(gathered, 20 * 10 - 10);
+  (*engine)->CheckInvariants();
+  const Nanos closing = reactor->NowNs();
+  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
+  EXPECT_LT(reactor->NowNs() - closing, kSecond) << "GA1: it must not wait for the pace";
+}
+
+TEST_F(GathererTest, ItKeepsToItsPaceAndStopsAtOnce) {
+  setup_.engine.gather_bytes_per_s = 40u << 10;
+  Run(GatherSlowly);
+}
+
+Task<void> GatherNothing(Reactor* reactor, Setup setup) {
+  auto engine = co_await OpenEngine(*reactor, setup);
+  EXPECT_OK(engine.status());
+  if (!engine.ok()) co_return;
+  co_await Fill(engine->get());
+  const uint64_t dirty = (*engine)->partition(0)->stats().dirty_pages;
+  co_await ScanAll(engine->get());
+  co_await Sleep(*reactor, 2 * kSecond);
+  EXPECT_EQ(Gathered(engine->get()), 0u);
+  EXPECT_EQ((*engine)->partition(0)->stats().dirty_pages, dirty);
+  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
+}
+
+TEST_F(GathererTest, NothingIsGatheredWithoutAPace) {
+  setup_.engine.gather_bytes_per_s = 0;
+  Run(GatherNothing);
+}
+
+}  // namespace
+}  // namespace pando::engine_test
