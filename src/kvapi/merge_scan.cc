@@ -187,22 +187,18 @@ class Merger {
 
   Task<void> Fetch(Source* s) {
     for (; s->HasRow(); ++s->next) held_bytes_ -= s->Front().bytes();
-    ScanSpec ask;
-    ask.snapshot = spec_.snapshot;
-    ask.since = spec_.since;
+    ScanSpec ask = spec_.ForSource();
     ask.start = s->start;
     ask.start_exclusive = s->start_exclusive;
     ask.end = s->end;
     ask.end_inclusive = s->end_inclusive;
-    ask.reverse = spec_.range.reverse;
-    ask.keys_only = spec_.keys_only;
-    ask.sizes_only = spec_.sizes_only;
     ask.max_rows = s->ask_rows;
     ask.max_bytes = s->ask_bytes;
     ask.hard_bytes = s->hard_bytes;
     if (s->filtered) {
-      ask.slice = spec_.range.slice;
       ask.max_examined = s->ask_examined;
+    } else {
+      ask.slice = {};
     }
     Result<ScanPage> page = co_await s->reads->Scan(std::move(ask));
     if (!page.ok()) {
@@ -253,6 +249,23 @@ Task<void> AggregateSome(const std::vector<MergeSource>* sources, const ScanRang
 }
 
 }  // namespace
+
+ScanSpec MergeScanSpec::ForSource() const {
+  ScanSpec ask;
+  ask.snapshot = snapshot;
+  ask.since = since;
+  ask.start = range.start;
+  ask.start_exclusive = range.start_exclusive;
+  ask.end = range.end;
+  ask.reverse = range.reverse;
+  ask.keys_only = keys_only;
+  ask.sizes_only = sizes_only;
+  ask.slice = range.slice;
+  ask.max_rows = max_rows;
+  ask.max_bytes = max_bytes;
+  ask.hard_bytes = held_bytes;
+  return ask;
+}
 
 std::vector<MergeSource> SourcesOf(const std::vector<Partition*>& partitions) {
   std::vector<MergeSource> sources;

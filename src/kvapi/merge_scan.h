@@ -46,6 +46,9 @@ struct MergeScanSpec {
   size_t held_bytes = SIZE_MAX;      // keys + values of all rows held at any time
   size_t max_examined = 0;           // records that filtered sources may look at before the page ends
   MemoryGrant* memory = nullptr;     // grows for a large first row; null = no accounting
+
+  // What to ask a source for the first page. The limits are those of the whole.
+  ScanSpec ForSource() const;
 };
 
 // The memory that a scan with given limits holds until its reply is sent: its fetched rows and its
