@@ -80,6 +80,7 @@ class BinaryWalker {
     at_ += 4;
     return length;
   }
+  void Fail() { ok_ = false; }
   bool AtEnd() const { return ok_ && at_ == bytes_.size(); }
 
  private:

@@ -51,18 +51,7 @@ struct ReadRows {
 };
 
 Task<Status> ReadEncoded(const RangeParts* parts, const MergeScanSpec* spec, MemoryGrant* more, ReadRows* rows) {
-  ScanSpec ask;
-  ask.start = spec->range.start;
-  ask.start_exclusive = spec->range.start_exclusive;
-  ask.end = spec->range.end;
-  ask.reverse = spec->range.reverse;
-  ask.keys_only = spec->keys_only;
-  ask.sizes_only = spec->sizes_only;
-  ask.slice = spec->range.slice;
-  ask.max_rows = spec->max_rows;
-  ask.max_bytes = spec->max_bytes;
-  ask.hard_bytes = spec->held_bytes;
-  CO_ASSIGN_OR_RETURN(rows->encoded, co_await parts->nodes[0]->ScanEncoded(std::move(ask)));
+  CO_ASSIGN_OR_RETURN(rows->encoded, co_await parts->nodes[0]->ScanEncoded(spec->ForSource()));
   if (!parts->CheckCovered().ok()) {  // as the caller will find: nothing is kept while it waits for another try (LW1)
     rows->encoded.reset();
     co_return Status();

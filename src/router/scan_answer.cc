@@ -46,9 +46,10 @@ bool RowWalk::Next(RowView* row) {
   *row = RowView();
   const size_t begin = walker_.at();
   uint8_t type = 0;
-  int id = 0;
-  while (walker_.Field(&type, &id)) {
-    if (type == BinaryWalker::kString && id == kKey) {
+  for (int id = 0, last = 0; walker_.Field(&type, &id); last = id) {
+    if (id <= last) {
+      walker_.Fail();
+    } else if (type == BinaryWalker::kString && id == kKey) {
       row->key = walker_.String();
     } else if (type == BinaryWalker::kString && id == kValue) {
       row->value = walker_.String();

@@ -17,8 +17,8 @@
 
 namespace pando {
 
-// A row as it lies in an answer. As generated code reads it: of a field that is there twice, the last one counts, and
-// one of another type is no field.
+// A row as it lies in an answer. Its fields ascend by ID, as generated code writes them, so none is there twice. One of
+// another type is no field, as for generated code.
 struct RowView {
   std::string_view encoded;  // the whole struct
   std::string_view key, value;

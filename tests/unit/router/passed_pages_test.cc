@@ -135,6 +135,7 @@ TEST_F(PassedPagesTest, NoLieOfANodeComesThrough) {
       {"more without rows", [](Reply* r) { r->success.rows.clear(), r->success.exhausted = false; }},
       {"too many rows", [](Reply* r) { r->success.rows.resize(20'000); }},
       {"an end outside", [](Reply* r) { r->success.exhausted = false, r->success.examined_to = "a"; }},
+      {"an end without a slice", [](Reply* r) { r->success.exhausted = false, r->success.examined_to = "k/zzz"; }},
   };
   api::ScanRequest request;
   request.prefix = "k/";
@@ -150,6 +151,20 @@ TEST_F(PassedPagesTest, NoLieOfANodeComesThrough) {
     EXPECT_FALSE(reply->__isset.success);
     EXPECT_EQ(reply->error.code, kConst.UNAVAILABLE) << reply->error.message;
     nodes_->tamper_scan = {};
+  }
+}
+
+TEST_F(PassedPagesTest, NoPageEndsAfterAKeyThatIsTooLong) {
+  Fill(200);
+  api::ScanRequest request;
+  request.prefix = "k/";
+  request.slices = 2;
+  for (const size_t bytes : {kMaxKeyBytes, kMaxKeyBytes + 1}) {
+    nodes_->tamper_scan = [bytes](NodeId, const auto&, api::Routing_scanPartitions_result* reply) {
+      reply->success.exhausted = false;
+      reply->success.examined_to = "k/" + std::string(bytes - 2, 'x');
+    };
+    EXPECT_EQ(Scan(request, 300)->__isset.success, bytes == kMaxKeyBytes) << bytes;
   }
 }
 
@@ -188,11 +203,26 @@ TEST_F(PassedPagesTest, DamagedBytesAreRefusedOrHarmless) {
   EXPECT_FALSE(Scan({}, 50)->__isset.success);
 }
 
+// Of two keys of a row, a reader might take either.
+TEST_F(PassedPagesTest, ARowHasEachFieldOnce) {
+  Fill(1);
+  nodes_->tamper_bytes = [this](NodeId, std::string* bytes) {
+    const size_t row = bytes->find(std::string("\x0f\0\1\x0c\0\0\0\1", 8)) + 8;
+    const std::string key("\x0b\0\1\0\0\0", 6);
+    ASSERT_EQ(bytes->substr(row, key.size()), key);
+    bytes->insert(row, key + std::string(1, static_cast<char>(rows_[0].first.size())) + rows_[0].first);
+  };
+  EXPECT_FALSE(Scan({}, 50)->__isset.success);
+}
+
 // Rows of a newer version may have more fields. They come through as they are.
 TEST_F(PassedPagesTest, UnknownFieldsOfRowsAreNoObstacle) {
   Fill(1);
   nodes_->tamper_bytes = [](NodeId, std::string* bytes) {
-    const size_t row = bytes->find(std::string("\x0f\0\1\x0c\0\0\0\1", 8)) + 8;
+    // The only row ends before the fields of the page, the first of which is `exhausted`.
+    const size_t page = bytes->find(std::string("\x02\0\2\1", 4));
+    ASSERT_NE(page, std::string::npos);
+    const size_t row = page - 1;
     bytes->insert(row, std::string("\x0b\0\x63\0\0\0\2hi", 9));
   };
   auto reply = Scan({});
