@@ -1,6 +1,7 @@
 #include "tools/kvadmin/range_readers.h"
 
 #include <algorithm>
+#include <system_error>
 #include <utility>
 
 #include "tools/common/interrupts.h"
@@ -21,7 +22,12 @@ RangeReaders::RangeReaders(Options options, const std::vector<Target>& targets) 
   CHECK(!options_.verify || !options_.range.snapshot.empty());
   pending_.push_back({0, options_.range.start, options_.range.end, options_.expected, false});
   for (const Target& target : targets) connections_.push_back(std::make_unique<Connections>(target));
-  for (auto& both : connections_) threads_.emplace_back([this, both = both.get()] { Run(both); });
+  try {
+    for (auto& both : connections_) threads_.emplace_back([this, both = both.get()] { Run(both); });
+  } catch (const std::system_error& e) {
+    // Those that have started do the work of all.
+    if (threads_.empty()) items_[0].push_back({Error(Code::kIoError, "cannot start a thread: {}", e.what()), true});
+  }
 }
 
 RangeReaders::~RangeReaders() {
@@ -31,6 +37,7 @@ RangeReaders::~RangeReaders() {
   }
   room_.notify_all();
   for (std::thread& thread : threads_) thread.join();
+  connections_.clear();  // waits for pages that were asked for ahead, which look at stopped_
 }
 
 Result<std::optional<RangeReaders::Piece>> RangeReaders::Next(std::chrono::milliseconds most) {
@@ -146,8 +153,14 @@ Result<std::optional<RangeReaders::Part>> RangeReaders::TakePart(Client* client)
   return std::optional<Part>(std::move(part));
 }
 
-std::future<Result<api::ScanReply>> RangeReaders::AskAhead(Client* client, const api::ScanRequest& request) {
-  return std::async(std::launch::async, [this, client, request] { return Ask(client, &api::KvIf::scan, request); });
+void RangeReaders::AskAhead(Connections* connections, const api::ScanRequest& request) {
+  try {
+    connections->page = std::async(std::launch::async, [this, client = &connections->ahead, request] {
+      return Ask(client, &api::KvIf::scan, request);
+    });
+  } catch (const std::system_error&) {
+    // No thread can be started now. The page is read when it is needed.
+  }
 }
 
 Status RangeReaders::ReadPart(Connections* connections, RowEncoder* encoder, const Part& part) {
@@ -168,13 +181,12 @@ Status RangeReaders::ReadPart(Connections* connections, RowEncoder* encoder, con
   uint64_t hash_before = 0;
   std::string last_key;
   Clock::time_point begun = Clock::now();
-  // The page that is read while the one before is encoded. Its destructor waits for it.
-  std::future<Result<api::ScanReply>> ahead;
   while (!stopped_) {
-    Client* const client = &connections->ahead;
-    ASSIGN_OR_RETURN(const api::ScanReply page, ahead.valid() ? ahead.get() : Ask(client, &api::KvIf::scan, request));
+    std::future<Result<api::ScanReply>>& ahead = connections->page;
+    ASSIGN_OR_RETURN(const api::ScanReply page,
+                     ahead.valid() ? ahead.get() : Ask(&connections->ahead, &api::KvIf::scan, request));
     request.cursor = page.cursor;
-    if (!options_.pace && !page.cursor.empty()) ahead = AskAhead(client, request);
+    if (!options_.pace && !page.cursor.empty()) AskAhead(connections, request);
     encoder->Add(page.rows);
     if (sums) sums->Add(page.rows);
     const uint64_t bytes_before = piece.sums.bytes;

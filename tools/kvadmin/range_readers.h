@@ -87,13 +87,15 @@ class RangeReaders {
   struct Connections {
     explicit Connections(const Target& target) : client(target), ahead(target) {}
     Client client, ahead;
+    // The page that `ahead` reads while the one before is encoded. Here, so that an error need not wait for it.
+    std::future<Result<api::ScanReply>> page;
   };
 
   void Run(Connections* connections);
   Result<std::optional<Part>> TakePart(Client* client);
   Status SplitFirst(Client* client);
   Status ReadPart(Connections* connections, RowEncoder* encoder, const Part& part);
-  std::future<Result<api::ScanReply>> AskAhead(Client* client, const api::ScanRequest& request);
+  void AskAhead(Connections* connections, const api::ScanRequest& request);
   void Deliver(uint64_t part, Item item);
   // False: the readers were stopped, or there was a signal.
   bool Pause(std::chrono::nanoseconds duration);
