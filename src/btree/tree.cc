@@ -236,12 +236,16 @@ void Tree::AddChildrenAhead(Frame* parent, const ScanAhead& scan, std::string* a
     if (KnownChild(parent, slot, &child)) {
       rows = child.count;
       bytes = child.bytes;
-      if (child_word::IsExtent(node.ChildLocation(slot))) {  // else it is in memory
+      if (!child_word::IsFrame(node.ChildLocation(slot))) {  // else it is in memory
         walk->unread.push_back(child);
         walk->numbers.push_back(walk->covered.leaves);
       }
+    } else if (const Extent word = node.ChildLocation(slot); child_word::IsFrame(word)) {
+      const TreeNode leaf = NodeOf(&pool_.frame(child_word::Frame(word)));
+      rows = leaf.count();
+      bytes = leaf.UsedBytes();
     } else {
-      rows = 1;  // a dirty leaf: the pages that are read too early for it are few
+      rows = 1;  // a dirty leaf of an older state, of which there are few
     }
     // The scan begins somewhere within the first leaf.
     if (walk->covered.leaves++ == 0) rows /= 2, bytes /= 2;
@@ -251,6 +255,7 @@ void Tree::AddChildrenAhead(Frame* parent, const ScanAhead& scan, std::string* a
 }
 
 LeavesAhead Tree::ReadAhead(Generation view, const ScanAhead& scan, TaskGroup* tasks) {
+  if (!pool_.MayReadAhead()) return {};
   AheadWalk walk;
   std::string at(scan.from);
   auto enough = [&] { return walk.rows >= scan.rows || walk.bytes >= scan.bytes; };
@@ -270,6 +275,7 @@ LeavesAhead Tree::ReadAhead(Generation view, const ScanAhead& scan, TaskGroup* t
     }
     AddChildrenAhead(parent, scan, &at, &walk);
   }
+  walk.covered.looked_at = walk.covered.leaves;
   // The scan reads a single leaf itself.
   if (walk.covered.leaves > 1) {
     const BufferPool::StartedReads started = pool_.LoadAhead(this, walk.unread, tasks);

@@ -177,6 +177,7 @@ struct MovedLeaf {
 // What ReadAhead has covered: leaves in memory, and those whose reads it has started.
 struct LeavesAhead {
   size_t leaves = 0;            // including the leaf of ScanAhead::from
+  size_t looked_at = 0;         // leaves, covered or not: what it cost to find out
   bool all = false;             // all that the scan probably needs
   size_t pages = 0, reads = 0;  // of those whose reads it has started
 };

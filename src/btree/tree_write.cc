@@ -396,8 +396,9 @@ Task<Result<MovedLeaf>> Tree::MoveLeaf(std::string key) {
       const bool last = slot + 1 == node.count();
       MovedLeaf moved{last ? std::string(node.upper()) : node.Key(slot + 1), last && !node.has_upper(), 0};
       Extent near[ExtentAllocator::kMaxNeighbors];
-      // A dirty one will be written anyway.
+      // A dirty one will be written anyway. A snapshot that has this one would hold its old place.
       if (!KnownChild(parent, slot, &missing)) co_return moved;
+      if (!snapshots_.empty() && missing.birth <= snapshots_.rbegin()->first) co_return moved;
       if (!store().HasBetterPlace(missing.location, {near, SiblingPlaces(parent, slot, near)})) co_return moved;
       moved.bytes = missing.location.size_bytes();
       if (Frame* leaf = ResolveChild(parent, slot, &missing)) {

@@ -215,6 +215,10 @@ class BufferPool {
   // wait. Those that lie close together on disk are read in one I/O. Reads no more than the pool has room for, and has
   // no more than kMaxReadsAhead under way, so that others' I/O does not wait behind them. Errors surface when the page
   // is loaded.
+  bool MayReadAhead() const {  // enough to be worth looking for leaves to read
+    const size_t frames_left = frames_.size() / kReadAheadDivisor - reading_ahead_frames_;
+    return reads_ahead_ + kFewReads <= kMaxReadsAhead && frames_left >= kFewReads;
+  }
   StartedReads LoadAhead(PageOwner* owner, const std::vector<ChildRef>& leaves, TaskGroup* tasks);
   // Suspends until a load of `frames` frames has room. The caller should hold no pins here, or all
   // waiters may wait forever. An error means that there is no room, and that the pool has failed or
@@ -253,7 +257,7 @@ class BufferPool {
   static constexpr uint32_t kMaxGapBlocks = 4;
   // Claims for reading ahead, and pages that are being read ahead, take at most this part of all frames each.
   static constexpr size_t kReadAheadDivisor = 16;
-  static constexpr size_t kMaxReadsAhead = 64;
+  static constexpr size_t kMaxReadsAhead = 64, kFewReads = 8;
   struct Fifo {
     FrameId head = kNoFrame, tail = kNoFrame;
     size_t frames = 0;  // including all pieces of overflow values

@@ -14,6 +14,8 @@ constexpr uint32_t kHardlyUsedBlocks = 48;  // free in a chunk that has few page
 constexpr uint32_t kMuchRoomBlocks = 16;    // free in a chunk to which pages that have left others may go
 constexpr uint32_t kGroupsPerSearch = 4;    // for a chunk with much room
 constexpr uint32_t kWorthAMove = 2;         // neighbors that a page must gain to be written anew for this
+// Free in a chunk for which pages are written anew: they are told so one by one, and get their places only later.
+constexpr uint32_t kSpareBlocks = 8;
 constexpr uint64_t kNoChunk = ~uint64_t{0};
 
 // The first bit of a run of `blocks` free blocks of a word.
@@ -93,6 +95,7 @@ std::optional<Extent> ExtentAllocator::AllocateNear(uint32_t blocks, Extent last
 }
 
 bool ExtentAllocator::HasBetterPlace(Extent place, std::span<const Extent> near) const {
+  if (place.blocks() > kChunkBlocks) return false;
   NearChunk chunks[kMaxNeighbors];
   const size_t count = CountNear(near, chunks);
   uint32_t here = 0;
@@ -100,7 +103,10 @@ bool ExtentAllocator::HasBetterPlace(Extent place, std::span<const Extent> near)
     if (chunks[i].chunk == place.block() / kChunkBlocks) here = chunks[i].neighbors;
   }
   return std::any_of(chunks, chunks + count, [&](const NearChunk& c) {
-    return c.neighbors >= here + kWorthAMove && FindInWord(WordOf(c.chunk), place.blocks());
+    const uint64_t word = WordOf(c.chunk);
+    const auto free = static_cast<uint32_t>(std::popcount(~word));
+    return c.neighbors >= here + kWorthAMove && free >= place.blocks() + kSpareBlocks &&
+           FindInWord(word, place.blocks());
   });
 }
 

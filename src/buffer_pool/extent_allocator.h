@@ -41,7 +41,7 @@ class ExtentAllocator {
   // in the chunk of `last`, else in one of the same group as the neighbors with much room. None: use Allocate.
   static constexpr size_t kMaxNeighbors = 16;
   std::optional<Extent> AllocateNear(uint32_t blocks, Extent last, std::span<const Extent> near);
-  // Whether another chunk has room for the page at `place`, and clearly more of its neighbors.
+  // Whether another chunk has room to spare for the page at `place`, and clearly more of its neighbors.
   bool HasBetterPlace(Extent place, std::span<const Extent> near) const;
   void Free(Extent extent);  // no longer transient either
   // Marks a given extent as used: the superblocks, and extents found by recovery or the checker.

@@ -98,6 +98,12 @@ bool BlockAdmission::TryAdmit(uint64_t blocks, bool only_removes, AdmittedBlocks
   return true;
 }
 
+bool BlockAdmission::TryAdmitSpare(uint64_t blocks, AdmittedBlocks* admitted) {
+  if (state_.file->allocator().free_blocks() < blocks + PromisedBlocks() + 3 * ReservedBlocks()) return false;
+  Promise(blocks, admitted);
+  return true;
+}
+
 Task<Status> BlockAdmission::AdmitMerge(AdmittedBlocks* admitted) {
   // The path to the leaf, a neighbor on each level, and the root's only child. The leaf is tried
   // twice.

@@ -52,6 +52,8 @@ class BlockAdmission {
   Task<Status> Admit(uint64_t blocks, bool only_removes, AdmittedBlocks* admitted);
   // Does the same if it need not wait. Returns false otherwise.
   bool TryAdmit(uint64_t blocks, bool only_removes, AdmittedBlocks* admitted);
+  // The same for something that may as well not be done: leaves twice as much as is reserved besides.
+  bool TryAdmitSpare(uint64_t blocks, AdmittedBlocks* admitted);
   // Promises the blocks that one merge may need, or returns kDiskFull. Does not wait for
   // checkpoints: the merge may run during one. Merges may use what is kept for them.
   Task<Status> AdmitMerge(AdmittedBlocks* admitted);

@@ -9,7 +9,7 @@ namespace {
 constexpr size_t kMaxRanges = 64;
 constexpr Nanos kLongestSleepNs = kSecond / 10;
 constexpr uint32_t kLeafUnits = 64;          // cost of a leaf, in units of the turn's budget
-constexpr uint64_t kMostPendingDivisor = 8;  // GA2
+constexpr uint64_t kMostWaitingDivisor = 8;  // GA2
 
 }  // namespace
 
@@ -24,7 +24,8 @@ void Gatherer::GatherSoon(std::string_view from, size_t leaves) {
 
 bool Gatherer::MayGather() const {
   const PartitionFile& file = *state_.file;
-  return state_.works() && file.pending_free_blocks() < file.allocator().total_blocks() / kMostPendingDivisor;
+  const uint64_t waiting = file.pending_free_blocks() + file.held_blocks();
+  return state_.works() && state_.disk_full_ns == 0 && waiting < file.allocator().total_blocks() / kMostWaitingDivisor;
 }
 
 Task<void> Gatherer::GatherQueued() {
@@ -48,7 +49,7 @@ Task<Status> Gatherer::Gather(Range range) {
     // A path, whose pages may all be written anew.
     const uint64_t pages = uint64_t{state_.tree->root_level()} + 1;
     AdmittedBlocks admitted;
-    if (!admission_.TryAdmit(pages * (state_.pool.page_bytes() / kBlockBytes), /*only_removes=*/false, &admitted)) {
+    if (!admission_.TryAdmitSpare(pages * (state_.pool.page_bytes() / kBlockBytes), &admitted)) {
       co_return Error(Code::kDiskFull, "there is no room to spare");
     }
     CO_ASSIGN_OR_RETURN(MovedLeaf moved, co_await state_.tree->MoveLeaf(range.from));

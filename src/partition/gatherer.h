@@ -1,17 +1,18 @@
 // Gatherer: writes leaves anew that a scan found scattered, so that they come to lie together.
 //
 // A scan reports ranges of leaves that took many reads. A task makes those dirty that would come to lie with more of
-// their siblings; the next checkpoint or eviction writes them there. Each such move brings siblings together, so the
-// task finds nothing to do once they lie together as well as the free space allows.
+// their siblings; the next checkpoint or eviction writes them there. In a store that is not written to, each such move
+// brings siblings together, so this ends. What a snapshot has stays where it is, because the snapshot would hold the
+// old place, too.
 //
 // Threads: one reactor.
 //
 // Invariants
-//   GA1  At most one task of a partition gathers. All of an engine make no more dirty than their common pace allows,
+//   GA1  At most one task of a partition gathers. All of an engine keep to one pace, but for a leaf of each partition,
 //   and
 //        begin nothing once the partition drains or has failed.
-//   GA2  It takes no disk space that writes or checkpoints may need, and lets no more than an eighth of the file wait
-//        for checkpoints to free it.
+//   GA2  It takes no disk space that writes or checkpoints may need. While more than an eighth of the file waits for
+//        checkpoints to free it, or is held by readers of older states, nothing is gathered.
 #pragma once
 
 #include <deque>

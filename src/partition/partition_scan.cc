@@ -1,5 +1,6 @@
 // PartitionReader: scans of a range, and of what differs between two snapshots.
 #include <algorithm>
+#include <utility>
 
 #include "src/base/hash.h"
 #include "src/model/key_space.h"
@@ -13,7 +14,8 @@ namespace {
 constexpr size_t kReadAheadLeaves = 512, kLeastReadAheadLeaves = 8;
 // A page with such limits is probably followed by the next one, whose first quarter is read ahead, too.
 constexpr size_t kLongPageRows = 1000, kLongPageBytes = 1u << 20;
-// Leaves are scattered if so many of them took more than one read for each kPagesTogether.
+// Leaves are scattered if so many of them took more than one read for each kPagesTogether, or, if they are large, for
+// half as many as a chunk has room for.
 constexpr size_t kLeastScattered = 16, kPagesTogether = 6;
 // Cost of a leaf, in units of the turn's budget, in addition to its records.
 constexpr uint32_t kLeafUnits = 16;
@@ -49,6 +51,10 @@ class PartitionReader::Scanner {
   // -- read-ahead
   bool WantsReadAhead() const { return leaves_ahead_ == 0 || (!all_ahead_ && leaves_ahead_ <= refill_at_); }
   ScanAhead ToCome();
+  bool Scattered(const LeavesAhead& covered) const {
+    const size_t half_a_chunk = ExtentAllocator::kChunkBlocks * kBlockBytes / pool_.page_bytes() / 2;
+    return covered.pages >= kLeastScattered && covered.pages < std::min(kPagesTogether, half_a_chunk) * covered.reads;
+  }
   void NoteReadAhead(const LeavesAhead& covered) {
     leaves_ahead_ = covered.leaves;
     refill_at_ = covered.leaves / 2;
@@ -214,17 +220,19 @@ Task<Result<ScanPage>> PartitionReader::Scan(ScanSpec spec) {
   const SnapshotId snapshot = spec.snapshot;
   const bool reverse = spec.reverse;
   Scanner scanner(state_, std::move(spec));
+  bool looked_ahead = false;  // at this position
   for (Scanner::Step step = Scanner::Step::kMore; step != Scanner::Step::kOver;) {
     if (state_.failed()) co_return state_.Refusal();
     CO_ASSIGN_OR_RETURN(ReadView view, snapshots_.ViewOf(snapshot));
-    if (scanner.WantsReadAhead()) {
+    if (!std::exchange(looked_ahead, false) && scanner.WantsReadAhead()) {
       const LeavesAhead covered = state_.tree->ReadAhead(view.generation, scanner.ToCome(), &state_.tasks);
       scanner.NoteReadAhead(covered);
-      const bool scattered = covered.pages >= kLeastScattered && covered.pages < kPagesTogether * covered.reads;
-      // The pages of a snapshot stay where they are.
-      if (scattered && view.generation == 0 && !reverse) gatherer_.GatherSoon(scanner.position(), covered.leaves);
-      // The scan's position is a key. Nothing was read ahead, and no time was spent, if no leaf is covered.
-      if (slice.Spend(static_cast<uint32_t>(covered.leaves) * kAheadUnits)) {
+      // The pages of a snapshot stay where they are. Rows without values are often those of a range to be deleted.
+      const bool may_gather = view.generation == 0 && !reverse && !scanner.spec().keys_only;
+      if (may_gather && scanner.Scattered(covered)) gatherer_.GatherSoon(scanner.position(), covered.leaves);
+      // The scan's position is a key.
+      if (slice.Spend(static_cast<uint32_t>(covered.looked_at) * kAheadUnits)) {
+        looked_ahead = true;
         co_await Yield(state_.reactor);
         continue;
       }

@@ -257,8 +257,11 @@ TEST(ExtentAllocator, APlaceIsBetterIfClearlyMoreNeighborsAreThere) {
   EXPECT_TRUE(a.HasBetterPlace(Block(200), near)) << "three of them are in a chunk with room";
   EXPECT_FALSE(a.HasBetterPlace(Block(10), near)) << "one more is not worth a write";
   EXPECT_FALSE(a.HasBetterPlace(Block(70), near));
-  a.MarkUsed(Extent::Of(64, 64));
-  EXPECT_FALSE(a.HasBetterPlace(Block(200), near)) << "both are full";
+  EXPECT_FALSE(a.HasBetterPlace(Extent::Of(200, 65), near)) << "longer than a chunk";
+  a.MarkUsed(Extent::Of(64, 56));
+  EXPECT_FALSE(a.HasBetterPlace(Block(200), near)) << "others are told the same, so there must be room for several";
+  a.Free(Block(80));
+  EXPECT_TRUE(a.HasBetterPlace(Block(200), near));
 }
 
 // New pages of full chunks share one chunk after the other, so that others stay entirely free.
