@@ -207,6 +207,11 @@ class BufferPool {
   // case release all pins, call WaitForRoom and descend again: by then, `ref` may name nothing or
   // another page.
   Task<Result<PagePin>> Load(PageOwner* owner, ChildRef ref, uint8_t level);
+  // Whether LoadAhead may now begin enough reads to be worth looking for leaves.
+  bool MayReadAhead() const {
+    const size_t frames_left = frames_.size() / kReadAheadDivisor - reading_ahead_frames_;
+    return reads_ahead_ + kFewReads <= kMaxReadsAhead && frames_left >= kFewReads;
+  }
   struct StartedReads {
     size_t covered = 0;           // so many of the list, from its front, are in memory or being read
     size_t pages = 0, reads = 0;  // that were started
@@ -215,10 +220,6 @@ class BufferPool {
   // wait. Those that lie close together on disk are read in one I/O. Reads no more than the pool has room for, and has
   // no more than kMaxReadsAhead under way, so that others' I/O does not wait behind them. Errors surface when the page
   // is loaded.
-  bool MayReadAhead() const {  // enough to be worth looking for leaves to read
-    const size_t frames_left = frames_.size() / kReadAheadDivisor - reading_ahead_frames_;
-    return reads_ahead_ + kFewReads <= kMaxReadsAhead && frames_left >= kFewReads;
-  }
   StartedReads LoadAhead(PageOwner* owner, const std::vector<ChildRef>& leaves, TaskGroup* tasks);
   // Suspends until a load of `frames` frames has room. The caller should hold no pins here, or all
   // waiters may wait forever. An error means that there is no room, and that the pool has failed or
