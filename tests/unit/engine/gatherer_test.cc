@@ -1,4 +1,4 @@
-// Leaves that scans find scattered are written side by side, at a limited rate (GA1, GA2).
+// Leaves that scans find scattered are written anew, to lie together, at a limited rate (GA1, GA2).
 #include <gtest/gtest.h>
 
 #include "src/engine/snapshot_cut.h"
@@ -48,15 +48,29 @@ Task<void> Fill(Engine* engine) {
 
 uint64_t Gathered(Engine* engine) { return engine->partition(0)->stats().gathered_leaves_total; }
 
+using Body = Task<void> (*)(Reactor* reactor, Engine* engine);
+
+// Opens a store, fills it, runs the body, and closes the store.
+Task<void> RunBody(Reactor* reactor, Setup setup, Body body) {
+  auto engine = co_await OpenEngine(*reactor, setup);
+  EXPECT_OK(engine.status());
+  if (!engine.ok()) co_return;
+  co_await Fill(engine->get());
+  co_await body(reactor, engine->get());
+  const Nanos closing = reactor->NowNs();
+  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
+  EXPECT_LT(reactor->NowNs() - closing, kSecond) << "GA1: it must not wait for the pace";
+}
+
 class GathererTest : public testing::Test {
  protected:
   GathererTest() {
     setup_.store.partitions = 1;
     setup_.engine.compression = Compression::kNone;
   }
-  void Run(Task<void> (*body)(Reactor*, engine_test::Setup)) {
+  void Run(Body body) {
     SimReactor* reactor = machine_->Boot();
-    EXPECT_TRUE(kernel_.RunTask(*reactor, body(reactor, setup_)));
+    EXPECT_TRUE(kernel_.RunTask(*reactor, RunBody(reactor, setup_, body)));
     if (HasFailure()) return;
     Task<std::string> audit = Audit(*reactor, setup_.store.data_dir);
     std::string problem;
@@ -70,98 +84,78 @@ class GathererTest : public testing::Test {
   engine_test::Setup setup_;
 };
 
-Task<void> GatherAll(Reactor* reactor, Setup setup) {
-  auto engine = co_await OpenEngine(*reactor, setup);
-  EXPECT_OK(engine.status());
-  if (!engine.ok()) co_return;
-  co_await Fill(engine->get());
-  const ScanSums before = co_await ScanAll(engine->get());
+Task<void> GatherAll(Reactor* reactor, Engine* engine) {
+  const ScanSums before = co_await ScanAll(engine);
   ScanSums after = before;
   for (int i = 0; i < 10; ++i) {
     co_await Sleep(*reactor, 5 * kSecond);
-    EXPECT_OK(co_await (*engine)->CheckpointAll());
-    after = co_await ScanAll(engine->get());
+    EXPECT_OK(co_await engine->CheckpointAll());
+    after = co_await ScanAll(engine);
   }
   EXPECT_GT(after.PagesPerRead(), 1.4 * before.PagesPerRead());
   EXPECT_EQ(after.rows, before.rows);
   // Once they lie together, nothing is left to be done.
-  const uint64_t gathered = Gathered(engine->get());
+  const uint64_t gathered = Gathered(engine);
   for (int i = 0; i < 5; ++i) {
-    EXPECT_EQ((co_await ScanAll(engine->get())).rows, before.rows);
+    EXPECT_EQ((co_await ScanAll(engine)).rows, before.rows);
     co_await Sleep(*reactor, 5 * kSecond);
-    EXPECT_OK(co_await (*engine)->CheckpointAll());
+    EXPECT_OK(co_await engine->CheckpointAll());
   }
-  EXPECT_LE(Gathered(engine->get()), gathered + 20) << "of about 2,600 leaves";
-  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
+  EXPECT_LE(Gathered(engine), gathered + 20) << "of about 2,600 leaves";
 }
 
 TEST_F(GathererTest, ScatteredLeavesComeToLieTogether) { Run(GatherAll); }
 
 // Each write frees a place somewhere, which is no reason to write many leaves anew.
-Task<void> GatherBesideWrites(Reactor* reactor, Setup setup) {
-  auto engine = co_await OpenEngine(*reactor, setup);
-  EXPECT_OK(engine.status());
-  if (!engine.ok()) co_return;
-  co_await Fill(engine->get());
+Task<void> GatherBesideWrites(Reactor* reactor, Engine* engine) {
   SimRandom random(11);
   uint64_t gathered = 0;
   constexpr int kRounds = 40, kLast = 10, kWrites = 20;
   for (int round = 0; round < kRounds; ++round) {
-    if (round == kRounds - kLast) gathered = Gathered(engine->get());
+    if (round == kRounds - kLast) gathered = Gathered(engine);
     for (int i = 0; i < kWrites; ++i) {
-      EXPECT_OK(co_await Put((*engine)->partition(0), Key(random.Below(kRecords)), std::string(800, 'w')));
+      EXPECT_OK(co_await Put(engine->partition(0), Key(random.Below(kRecords)), std::string(800, 'w')));
     }
-    co_await ScanAll(engine->get());
+    co_await ScanAll(engine);
     co_await Sleep(*reactor, 5 * kSecond);
-    EXPECT_OK(co_await (*engine)->CheckpointAll());
+    EXPECT_OK(co_await engine->CheckpointAll());
   }
   EXPECT_GT(gathered, 500u);
-  EXPECT_LE(Gathered(engine->get()) - gathered, kLast * kWrites);
-  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
+  EXPECT_LE(Gathered(engine) - gathered, kLast * kWrites);
 }
 
 TEST_F(GathererTest, WritesDoNotKeepItGoing) { Run(GatherBesideWrites); }
 
-Task<void> GatherBesideSnapshot(Reactor* reactor, Setup setup) {
-  auto engine = co_await OpenEngine(*reactor, setup);
-  EXPECT_OK(engine.status());
-  if (!engine.ok()) co_return;
-  co_await Fill(engine->get());
-  Partition* p = (*engine)->partition(0);
+Task<void> GatherBesideSnapshot(Reactor* reactor, Engine* engine) {
+  Partition* p = engine->partition(0);
   std::vector<Partition*> partitions{p};
   Result<SnapshotInfo> snapshot = co_await CutSnapshot(*reactor, partitions, reactor->WallMs() + 3'600'000);
   EXPECT_OK(snapshot.status());
   for (int i = 0; i < 3; ++i) {
-    co_await ScanAll(engine->get());
+    co_await ScanAll(engine);
     co_await Sleep(*reactor, 5 * kSecond);
-    EXPECT_OK(co_await (*engine)->CheckpointAll());
+    EXPECT_OK(co_await engine->CheckpointAll());
   }
   EXPECT_EQ(p->stats().snapshot_pinned_bytes, 0u);
-  EXPECT_EQ(Gathered(engine->get()), 0u);
-  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
+  EXPECT_EQ(Gathered(engine), 0u);
 }
 
 TEST_F(GathererTest, WhatASnapshotHasStaysWhereItIs) { Run(GatherBesideSnapshot); }
 
 // GA2: a put that had room before a scan has room after it.
-Task<void> GatherOnFullDisk(Reactor* reactor, Setup setup) {
-  auto engine = co_await OpenEngine(*reactor, setup);
-  EXPECT_OK(engine.status());
-  if (!engine.ok()) co_return;
-  co_await Fill(engine->get());
-  for (int i = 0; i < 3; ++i) EXPECT_OK(co_await (*engine)->CheckpointAll());
+Task<void> GatherOnFullDisk(Reactor* reactor, Engine* engine) {
+  for (int i = 0; i < 3; ++i) EXPECT_OK(co_await engine->CheckpointAll());
   // Fills the file up to what is kept for removes.
   bool full = false;
   for (int i = 0; i < 3 * kRecords && !full; ++i) {
-    full = !(co_await Put((*engine)->partition(0), "new" + Key(i), std::string(800, 'n'))).ok();
+    full = !(co_await Put(engine->partition(0), "new" + Key(i), std::string(800, 'n'))).ok();
   }
   EXPECT_TRUE(full);
-  EXPECT_OK(co_await (*engine)->CheckpointAll());
-  const uint64_t gathered = Gathered(engine->get());
-  co_await ScanAll(engine->get());
+  EXPECT_OK(co_await engine->CheckpointAll());
+  const uint64_t gathered = Gathered(engine);
+  co_await ScanAll(engine);
   co_await Sleep(*reactor, kSecond);
-  EXPECT_EQ(Gathered(engine->get()), gathered);
-  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
+  EXPECT_EQ(Gathered(engine), gathered);
 }
 
 TEST_F(GathererTest, NothingIsGatheredOnAFullDisk) {
@@ -169,22 +163,15 @@ TEST_F(GathererTest, NothingIsGatheredOnAFullDisk) {
   Run(GatherOnFullDisk);
 }
 
-Task<void> GatherSlowly(Reactor* reactor, Setup setup) {
-  auto engine = co_await OpenEngine(*reactor, setup);
-  EXPECT_OK(engine.status());
-  if (!engine.ok()) co_return;
-  co_await Fill(engine->get());
-  co_await ScanAll(engine->get());
-  const uint64_t at_once = Gathered(engine->get());
+Task<void> GatherSlowly(Reactor* reactor, Engine* engine) {
+  co_await ScanAll(engine);
+  const uint64_t at_once = Gathered(engine);
   co_await Sleep(*reactor, 20 * kSecond);
-  const uint64_t gathered = Gathered(engine->get()) - at_once;
+  const uint64_t gathered = Gathered(engine) - at_once;
   // 40 KiB per second are 10 pages of 4 KiB.
   EXPECT_LE(gathered, 20 * 10 + 10);
   EXPECT_GE(gathered, 20 * 10 - 10);
-  (*engine)->CheckInvariants();
-  const Nanos closing = reactor->NowNs();
-  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
-  EXPECT_LT(reactor->NowNs() - closing, kSecond) << "GA1: it must not wait for the pace";
+  engine->CheckInvariants();
 }
 
 TEST_F(GathererTest, ItKeepsToItsPaceAndStopsAtOnce) {
@@ -192,17 +179,12 @@ TEST_F(GathererTest, ItKeepsToItsPaceAndStopsAtOnce) {
   Run(GatherSlowly);
 }
 
-Task<void> GatherNothing(Reactor* reactor, Setup setup) {
-  auto engine = co_await OpenEngine(*reactor, setup);
-  EXPECT_OK(engine.status());
-  if (!engine.ok()) co_return;
-  co_await Fill(engine->get());
-  const uint64_t dirty = (*engine)->partition(0)->stats().dirty_pages;
-  co_await ScanAll(engine->get());
+Task<void> GatherNothing(Reactor* reactor, Engine* engine) {
+  const uint64_t dirty = engine->partition(0)->stats().dirty_pages;
+  co_await ScanAll(engine);
   co_await Sleep(*reactor, 2 * kSecond);
-  EXPECT_EQ(Gathered(engine->get()), 0u);
-  EXPECT_EQ((*engine)->partition(0)->stats().dirty_pages, dirty);
-  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
+  EXPECT_EQ(Gathered(engine), 0u);
+  EXPECT_EQ(engine->partition(0)->stats().dirty_pages, dirty);
 }
 
 TEST_F(GathererTest, NothingIsGatheredWithoutAPace) {
