@@ -225,10 +225,8 @@ void Tree::AddChildrenAhead(Frame* parent, const ScanAhead& scan, std::string* a
   const auto steps =
       static_cast<uint32_t>(std::max<int64_t>((scan.reverse ? int64_t{slot} - last : int64_t{last} - slot) + 1, 0));
   for (uint32_t step = 0; step < steps; ++step, slot += scan.reverse ? -1 : 1) {
-    walk->covered.all |= walk->rows >= scan.rows || walk->bytes >= scan.bytes;
-    if (walk->rows >= scan.rows || walk->bytes >= scan.bytes) return;
-    if (walk->covered.leaves >= scan.leaves) {
-      walk->covered.all = false;
+    if (walk->HasEnough(scan) || walk->covered.leaves >= scan.leaves) {
+      walk->covered.all = walk->HasEnough(scan);
       return;
     }
     ChildRef child;
@@ -258,12 +256,7 @@ LeavesAhead Tree::ReadAhead(Generation view, const ScanAhead& scan, TaskGroup* t
   if (!pool_.MayReadAhead()) return {};
   AheadWalk walk;
   std::string at(scan.from);
-  auto enough = [&] { return walk.rows >= scan.rows || walk.bytes >= scan.bytes; };
   while (!walk.covered.all && walk.covered.leaves < scan.leaves) {
-    if (enough()) {
-      walk.covered.all = true;
-      break;
-    }
     ChildRef missing;
     uint8_t level = 0;
     Frame* parent = LeafParent(view, at, scan.reverse, &missing, &level);
@@ -274,6 +267,7 @@ LeavesAhead Tree::ReadAhead(Generation view, const ScanAhead& scan, TaskGroup* t
       break;
     }
     AddChildrenAhead(parent, scan, &at, &walk);
+    walk.covered.all |= walk.HasEnough(scan);
   }
   walk.covered.looked_at = walk.covered.leaves;
   // The scan reads a single leaf itself.

@@ -370,6 +370,7 @@ class Tree final : public PageOwner {
     uint64_t rows = 0, bytes = 0;
     std::vector<ChildRef> unread;
     std::vector<size_t> numbers;  // of the leaves in `unread`, from the first that is covered on
+    bool HasEnough(const ScanAhead& scan) const { return rows >= scan.rows || bytes >= scan.bytes; }
   };
   void AddChildrenAhead(Frame* parent, const ScanAhead& scan, std::string* at, AheadWalk* walk);
   // Like FindLeaf, but stops at `level`.

@@ -621,24 +621,6 @@ WriteOp KeepShape(const WriteOp& op) {
   return shape;
 }
 
-size_t ToRows(ScanPage& page, bool sizes_only, std::vector<api::Row>* rows) {
-  constexpr size_t kFieldsBytes = 64;  // the heads of all fields, and the numbers, in the binary protocol
-  size_t bytes = 0;
-  rows->resize(page.rows.size());
-  for (size_t i = 0; i < rows->size(); ++i) {
-    ScanRow& from = page.rows[i];
-    api::Row& to = (*rows)[i];
-    bytes += from.bytes() + kFieldsBytes;
-    to.key = std::move(from.key);
-    to.value = std::move(from.value);
-    to.version = static_cast<int64_t>(from.version);
-    to.expires_at_ms = from.expires_at_ms;
-    to.removed = from.removed;
-    if (sizes_only && !from.removed) to.__set_value_bytes(from.value_bytes);
-  }
-  return bytes;
-}
-
 void ToChanges(std::vector<Change>& from, std::vector<api::Change>* to) {
   for (Change& change : from) {
     api::Change& told = to->emplace_back();

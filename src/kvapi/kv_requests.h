@@ -132,10 +132,8 @@ Refusal ToWriteResult(const WriteOp& op, OpResult& from, api::WriteResult* to);
 // Copies an operation without its key and value. ToWriteResult needs the rest after the partition
 // has consumed the operation.
 WriteOp KeepShape(const WriteOp& op);
-void ToRecord(ReadResult& from, api::Record* to);  // moves the value
-// Moves keys and values. Returns about how many bytes they take when they are encoded.
-size_t ToRows(ScanPage& page, bool sizes_only, std::vector<api::Row>* rows);
-void ToChanges(std::vector<Change>& from, std::vector<api::Change>* to);  // the same
+void ToRecord(ReadResult& from, api::Record* to);                         // moves the value
+void ToChanges(std::vector<Change>& from, std::vector<api::Change>* to);  // moves the keys
 void ToRangePart(RangePart& from, api::RangePart* to);                    // the same
 
 }  // namespace pando

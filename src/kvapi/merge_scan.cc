@@ -14,9 +14,8 @@ constexpr size_t kTypicalRowBytes = 4096;
 // The shares of all partitions together, with their margins, are limited to this multiple of the
 // page.
 constexpr size_t kMaxSharesPerPage = 3;
-// The overhead of a row beyond its bytes: in a vector that grows by doubling while the row is held,
-// and as a struct and part of the frame in the reply.
-constexpr size_t kHeldRowBytes = 2 * sizeof(ScanRow), kReplyRowBytes = 192;
+// The overhead of a row beyond its bytes while it is held: in a vector that grows by doubling, and in a frame.
+constexpr size_t kHeldRowBytes = 2 * sizeof(ScanRow) + kFrameRowBytes;
 
 // One scan reserves at most 1/32 of the request memory, unless its page is already the shortest.
 constexpr size_t kScansSharingMemory = 32;
@@ -52,7 +51,6 @@ class Merger {
   }
 
   Task<Result<ScanPage>> Run() {
-    ScanPage out;
     {
       TaskGroup fetches;
       for (size_t i = 0; i < std::min(kFanOutCalls, sources_.size()); ++i) fetches.Spawn(FetchFirst());
@@ -67,46 +65,47 @@ class Merger {
     std::make_heap(heap_.begin(), heap_.end(), later);
 
     size_t bytes = 0;
-    while (!heap_.empty() && out.rows.size() < spec_.max_rows) {
+    while (!heap_.empty() && out_.rows.size() < spec_.max_rows) {
       std::pop_heap(heap_.begin(), heap_.end(), later);
       Source* s = heap_.back();
       if (!s->HasRow()) {  // all rows up to here are in the page
         if (examined_ >= spec_.max_examined) {
-          out.examined_to = s->page.examined_to;
+          out_.examined_to = s->page.examined_to;
           break;
         }
         std::string key = std::move(s->page.examined_to);
-        co_await GoOnAfter(s, std::move(key), out);
+        co_await GoOnAfter(s, std::move(key));
         if (!failure_.ok()) co_return failure_;
         PutBack(s, later);
         continue;
       }
       const size_t row_bytes = s->Front().bytes() + s->Front().unread_bytes;
-      if (!out.rows.empty() && bytes + row_bytes > spec_.max_bytes) break;
+      if (!out_.rows.empty() && bytes + row_bytes > spec_.max_bytes) break;
       if (s->Front().unread_bytes > 0) {
-        if (!MakeRoom(s, row_bytes, out.rows.empty())) {
-          if (out.rows.empty()) co_return NoMemory(row_bytes);
+        if (!MakeRoom(s, row_bytes, out_.rows.empty())) {
+          if (out_.rows.empty()) co_return NoMemory(row_bytes);
           break;  // the next page begins with this row
         }
         co_await Fetch(s);  // the row's turn has come: read its value
         if (!failure_.ok()) co_return failure_;
       } else {
         bytes += row_bytes;
-        out.rows.push_back(std::move(s->page.rows[s->next++]));
+        out_.rows.push_back(s->page.rows[s->next++]);
         if (s->Dry() && !s->page.exhausted) {
           // No row after this one may be returned until the next row of this source is known.
-          if (out.rows.size() == spec_.max_rows || bytes >= spec_.max_bytes) break;
+          if (out_.rows.size() == spec_.max_rows || bytes >= spec_.max_bytes) break;
           s->ask_rows *= 2;
           s->ask_bytes *= 2;
-          co_await GoOnAfter(s, out.rows.back().key, out);
+          co_await GoOnAfter(s, std::string(out_.rows.back().key));
           if (!failure_.ok()) co_return failure_;
         }
       }
       PutBack(s, later);
     }
-    out.exhausted =
+    out_.exhausted =
         std::all_of(sources_.begin(), sources_.end(), [](const Source& s) { return s.Dry() && s.page.exhausted; });
-    co_return out;
+    for (Source& s : sources_) out_.bytes.Adopt(std::move(s.page.bytes));
+    co_return std::move(out_);
   }
 
  private:
@@ -123,10 +122,10 @@ class Merger {
     bool Dry() const { return !HasRow() && page.examined_to.empty(); }
     const ScanRow& Front() const { return page.rows[next]; }
     // The key of its next row, or up to where it has none.
-    const std::string& Position() const { return HasRow() ? Front().key : page.examined_to; }
+    std::string_view Position() const { return HasRow() ? Front().key : page.examined_to; }
   };
 
-  bool Before(const std::string& a, const std::string& b) const { return spec_.range.reverse ? b < a : a < b; }
+  bool Before(std::string_view a, std::string_view b) const { return spec_.range.reverse ? b < a : a < b; }
 
   // Puts the source that was popped back into the heap, unless nothing is left of it.
   template <typename Later>
@@ -139,7 +138,7 @@ class Merger {
   }
 
   // Fetches more rows of the source after this key, but no more than the page can still take.
-  Task<void> GoOnAfter(Source* s, std::string key, const ScanPage& out) {
+  Task<void> GoOnAfter(Source* s, std::string key) {
     if (spec_.range.reverse) {
       s->end = std::move(key);
       s->end_inclusive = false;
@@ -147,7 +146,7 @@ class Merger {
       s->start = std::move(key);
       s->start_exclusive = true;
     }
-    s->ask_rows = std::min(s->ask_rows, spec_.max_rows - out.rows.size());
+    s->ask_rows = std::min(s->ask_rows, spec_.max_rows - out_.rows.size());
     s->ask_bytes = std::min(s->ask_bytes, spec_.max_bytes);
     s->hard_bytes = spec_.held_bytes - std::min(spec_.held_bytes, held_bytes_);
     return Fetch(s);
@@ -165,7 +164,7 @@ class Merger {
       spec_.held_bytes += row_bytes;
       left += row_bytes;
     }
-    const std::string key = s->Front().key;
+    const std::string_view key = s->Front().key;
     if (spec_.range.reverse) {
       s->end = key;
       s->end_inclusive = true;
@@ -186,7 +185,6 @@ class Merger {
   }
 
   Task<void> Fetch(Source* s) {
-    for (; s->HasRow(); ++s->next) held_bytes_ -= s->Front().bytes();
     ScanSpec ask = spec_.ForSource();
     ask.start = s->start;
     ask.start_exclusive = s->start_exclusive;
@@ -205,6 +203,7 @@ class Merger {
       failure_ = page.TakeStatus();
       co_return;
     }
+    out_.bytes.Adopt(std::move(s->page.bytes));  // rows in the page lie there
     s->page = *std::move(page);
     s->next = 0;
     examined_ += s->page.examined;
@@ -223,8 +222,9 @@ class Merger {
   MergeScanSpec spec_;
   std::vector<Source> sources_;
   std::vector<Source*> heap_;
+  ScanPage out_;
   size_t next_source_ = 0;  // the next one for FetchFirst
-  size_t held_bytes_ = 0;   // keys and values in sources_ and in the page
+  size_t held_bytes_ = 0;   // keys and values that the sources have returned
   size_t examined_ = 0;     // records, by filtered sources
   Status failure_;
 };
@@ -290,8 +290,8 @@ ScanCost CostOfScan(size_t sources, size_t max_rows, size_t max_bytes) {
   cost.held_bytes = std::min(std::max(shares, max_bytes), kMaxSharesPerPage * max_bytes);
   const size_t held_rows = max_rows + sources * FirstShare(max_rows, sources, 1);
   // Each call may return one key beyond its share, before memory for it is reserved.
-  cost.total_bytes = cost.held_bytes + max_bytes + held_rows * kHeldRowBytes + max_rows * kReplyRowBytes +
-                     FanOutCost(sources) + std::min(sources, kFanOutCalls) * kMaxKeyBytes;
+  cost.total_bytes = Arena::MostAllocated(cost.held_bytes, sources) + max_bytes + held_rows * kHeldRowBytes +
+                     max_rows * kFrameRowBytes + FanOutCost(sources) + std::min(sources, kFanOutCalls) * kMaxKeyBytes;
   return cost;
 }
 

@@ -51,6 +51,8 @@ struct MergeScanSpec {
   ScanSpec ForSource() const;
 };
 
+// What a row has in a frame besides its key and value, at most: the heads of all fields, and the numbers.
+inline constexpr size_t kFrameRowBytes = 64;
 // The memory that a scan with given limits holds until its reply is sent: its fetched rows and its
 // encoded reply.
 struct ScanCost {

@@ -17,6 +17,7 @@
 #include "src/buffer_pool/extent.h"
 #include "src/io/reactor.h"
 #include "src/model/record.h"
+#include "src/model/scan_page.h"
 
 namespace pando {
 
@@ -254,29 +255,6 @@ struct PageBatch {
   void Add(PageImage image) {
     bytes += image.bytes.size();
     images.push_back(std::move(image));
-  }
-};
-
-struct ScanRow {
-  std::string key;
-  std::string value;
-  Version version = 0;
-  int64_t expires_at_ms = 0;
-  bool removed = false;       // since ScanSpec::since; the other fields are empty
-  uint32_t value_bytes = 0;   // set with ScanSpec::sizes_only
-  uint32_t unread_bytes = 0;  // size of a value that was left out because of ScanSpec::hard_bytes
-  size_t bytes() const { return key.size() + value.size(); }
-};
-
-struct ScanPage {
-  std::vector<ScanRow> rows;
-  bool exhausted = false;   // the range has nothing after the last row
-  size_t examined = 0;      // with ScanSpec::slice: records, whether they are in the slice or not
-  std::string examined_to;  // the page has ended because of ScanSpec::max_examined, after this key; empty: it has not
-  // Up to where the range was read, in the direction of the scan. Null: to its end, or nothing was read.
-  const std::string* read_to() const {
-    if (exhausted) return nullptr;
-    return !examined_to.empty() ? &examined_to : rows.empty() ? nullptr : &rows.back().key;
   }
 };
 

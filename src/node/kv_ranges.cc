@@ -4,6 +4,7 @@
 
 #include "src/kvapi/kv_requests.h"
 #include "src/kvapi/merge_scan.h"
+#include "src/kvapi/rows_reply.h"
 #include "src/kvapi/split_range.h"
 #include "src/node/kv_service.h"
 
@@ -13,8 +14,6 @@ namespace {
 
 // Of a partition that a reply covers: as a struct in a vector that grows, and encoded.
 constexpr size_t kCoveredBytes = 2 * sizeof(api::Covered) + 64;
-// Of a reply besides its rows and partitions, unless it has a long token.
-constexpr size_t kReplyRestBytes = 4096;
 
 template <typename Reply>
 void SetSums(const RangeAggregates& sums, Reply* reply) {
@@ -137,8 +136,8 @@ Task<void> KvService::Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call) {
   std::optional<ScanPage> page = co_await PageOf(call, &request, std::move(range), std::move(asked));
   if (!page) co_return;
   api::ScanReply& reply = call->reply.success;
-  if (const std::string* key = page->read_to()) reply.cursor = EncodeCursor(request, {scan_id, *key});
-  call->likely_reply_bytes = kReplyRestBytes + ToRows(*page, request.sizes_only, &reply.rows);
+  if (const auto key = page->read_to()) reply.cursor = EncodeCursor(request, {scan_id, std::string(*key)});
+  ReplyRows(call, *page, request.sizes_only);
 }
 
 Task<void> KvService::ScanPartitions(Call<api::Routing_scanPartitions_args, api::Routing_scanPartitions_result>* call) {
@@ -152,8 +151,8 @@ Task<void> KvService::ScanPartitions(Call<api::Routing_scanPartitions_args, api:
   if (!page) co_return;
   reply.exhausted = page->exhausted;
   reply.examined_to = std::move(page->examined_to);
-  call->likely_reply_bytes =
-      kReplyRestBytes + reply.covered.size() * kCoveredBytes + ToRows(*page, request.scan.sizes_only, &reply.rows);
+  call->likely_reply_bytes = reply.covered.size() * kCoveredBytes;
+  ReplyRows(call, *page, request.scan.sizes_only);
 }
 
 // -- aggregates

@@ -24,7 +24,7 @@ Task<Result<ScanPage>> NamespacedPartition::Scan(ScanSpec spec) {
   Task<Result<ScanPage>> scan = target_.Scan(std::move(spec));
   Result<ScanPage> page = co_await scan;
   if (!page.ok()) co_return page;
-  for (ScanRow& row : page->rows) keys_.Restore(&row.key);
+  for (ScanRow& row : page->rows) row.key = keys_.KeyOf(row.key);
   if (!page->examined_to.empty()) keys_.Restore(&page->examined_to);
   co_return page;
 }

@@ -42,7 +42,7 @@ class PartitionReader::Scanner {
   Step AddRow(const TreeNode& node, uint32_t slot, int64_t now_ms);
   // The same for a scan of one slice, which may have to look at many records for a row.
   Step Examine(const TreeNode& node, uint32_t slot, int64_t now_ms);
-  Step AddRemoved(std::string key);
+  Step AddRemoved(std::string_view key);
   // Takes the rows of one leaf and moves on: past the leaf, or to the row whose value must be read.
   Step AddLeaf(const TreeNode& node, int64_t now_ms) {
     return spec_.reverse ? AddLeafBackwards(node, now_ms) : AddLeafForwards(node, now_ms);
@@ -65,13 +65,13 @@ class PartitionReader::Scanner {
   // -- the row that AddRow could not add because its value is not resident (kReadValue)
   OverflowRef unread_ref() const { return unread_ref_; }
   uint32_t unread_bytes() const { return unread_bytes_; }
-  std::string* unread_value() { return &unread_.value; }
-  Step AddUnread();
+  Step AddUnread(std::string value);
 
  private:
   Step AddLeafForwards(const TreeNode& node, int64_t now_ms);
   Step AddLeafBackwards(const TreeNode& node, int64_t now_ms);
-  Step Push(ScanRow row);
+  void StopBefore(std::string key);
+  Step Push(const ScanRow& row);
 
   Tree& tree_;
   BufferPool& pool_;
@@ -79,7 +79,7 @@ class PartitionReader::Scanner {
   ReadAheadClaim claim_;
   ScanSpec spec_;
   ScanPage page_;
-  ScanRow unread_;
+  ScanRow unread_;  // its key is the scan's position
   OverflowRef unread_ref_;
   uint32_t unread_bytes_ = 0;
   size_t claimed_ = 0;
@@ -104,10 +104,10 @@ ScanAhead PartitionReader::Scanner::ToCome() {
   return scan;
 }
 
-PartitionReader::Scanner::Step PartitionReader::Scanner::Push(ScanRow row) {
+PartitionReader::Scanner::Step PartitionReader::Scanner::Push(const ScanRow& row) {
   spec_.hard_bytes -= std::min(spec_.hard_bytes, row.bytes());
-  spec_.max_bytes -= std::min(spec_.max_bytes, row.key.size() + row.value.size());
-  page_.rows.push_back(std::move(row));
+  spec_.max_bytes -= std::min(spec_.max_bytes, row.bytes());
+  page_.rows.push_back(row);
   return page_.rows.size() >= spec_.max_rows || spec_.max_bytes == 0 ? Step::kOver : Step::kMore;
 }
 
@@ -115,33 +115,48 @@ PartitionReader::Scanner::Step PartitionReader::Scanner::AddRow(const TreeNode& 
   const RecordView r = node.Record(slot);
   if (HasExpired(r.expires_at_ms, now_ms)) return Step::kMore;
   ScanRow row;
-  row.key = node.Key(slot);
   row.version = r.version;
   row.expires_at_ms = r.expires_at_ms;
   const bool with_value = !spec_.keys_only && !spec_.sizes_only;
   if (spec_.sizes_only) row.value_bytes = static_cast<uint32_t>(ValueBytes(r));
   const size_t value_bytes = with_value ? ValueBytes(r) : 0;
-  if (row.key.size() + value_bytes > spec_.hard_bytes) {
-    if (!page_.rows.empty()) return Step::kOver;
-    row.unread_bytes = static_cast<uint32_t>(value_bytes);
-    Push(std::move(row));
-    return Step::kOver;
-  }
-  if (with_value && r.overflow) {
-    Frame* value = tree_.FindOverflow(r.overflow_ref);
+  const bool fits = node.prefix().size() + r.key_suffix.size() + value_bytes <= spec_.hard_bytes;
+  if (!fits && !page_.rows.empty()) return Step::kOver;
+  const Frame* value = nullptr;
+  if (fits && with_value && r.overflow) {
+    value = tree_.FindOverflow(r.overflow_ref);
     if (!value) {
-      (spec_.reverse ? spec_.end : spec_.start) = row.key;
-      if (spec_.reverse) spec_.end.push_back('\0');
-      unread_ = std::move(row);
+      StopBefore(node.Key(slot));
+      unread_ = row;
       unread_ref_ = r.overflow_ref;
       unread_bytes_ = r.value_bytes;
       return Step::kReadValue;
     }
-    pool_.CopyOverflow(*value, &row.value);
-  } else if (with_value) {
-    row.value = r.value;
   }
-  return Push(std::move(row));
+  row.key = page_.bytes.Copy(node.prefix(), r.key_suffix);
+  if (!fits) {
+    row.unread_bytes = static_cast<uint32_t>(value_bytes);
+    Push(row);
+    return Step::kOver;
+  }
+  if (value) {
+    std::string bytes;
+    pool_.CopyOverflow(*value, &bytes);
+    row.value = page_.bytes.Adopt(std::move(bytes));
+  } else if (with_value) {
+    row.value = page_.bytes.Copy(r.value);
+  }
+  return Push(row);
+}
+
+// Afterwards the scan's position is such that this row is the next one.
+void PartitionReader::Scanner::StopBefore(std::string key) {
+  if (!spec_.reverse) {
+    spec_.start = std::move(key);
+  } else {
+    spec_.end = std::move(key);
+    spec_.end.push_back('\0');
+  }
 }
 
 PartitionReader::Scanner::Step PartitionReader::Scanner::Examine(const TreeNode& node, uint32_t slot, int64_t now_ms) {
@@ -156,17 +171,19 @@ PartitionReader::Scanner::Step PartitionReader::Scanner::Examine(const TreeNode&
   return Step::kOver;
 }
 
-PartitionReader::Scanner::Step PartitionReader::Scanner::AddRemoved(std::string key) {
+PartitionReader::Scanner::Step PartitionReader::Scanner::AddRemoved(std::string_view key) {
   ScanRow removed;
-  removed.key = std::move(key);
+  removed.key = page_.bytes.Copy(key);
   removed.removed = true;
-  return Push(std::move(removed));
+  return Push(removed);
 }
 
-PartitionReader::Scanner::Step PartitionReader::Scanner::AddUnread() {
-  (spec_.reverse ? spec_.end : spec_.start) = unread_.key;
+PartitionReader::Scanner::Step PartitionReader::Scanner::AddUnread(std::string value) {
+  if (spec_.reverse) spec_.end.pop_back();
+  unread_.key = page_.bytes.Copy(position());
+  unread_.value = page_.bytes.Adopt(std::move(value));
   if (!spec_.reverse) spec_.start.push_back('\0');
-  return Push(std::move(unread_));
+  return Push(unread_);
 }
 
 PartitionReader::Scanner::Step PartitionReader::Scanner::AddLeafForwards(const TreeNode& node, int64_t now_ms) {
@@ -247,11 +264,11 @@ Task<Result<ScanPage>> PartitionReader::Scan(ScanSpec spec) {
     // long pages of rows must not occupy the reactor.
     if (step == Scanner::Step::kMore && slice.Spend(work)) co_await Yield(state_.reactor);
     if (step != Scanner::Step::kReadValue) continue;
-    Status status =
-        co_await ReadOverflow(snapshot, scanner.unread_ref(), scanner.unread_bytes(), scanner.unread_value());
+    std::string value;
+    Status status = co_await ReadOverflow(snapshot, scanner.unread_ref(), scanner.unread_bytes(), &value);
     if (status.code() == Code::kAborted) continue;  // the scan is still at this row
     CO_RETURN_IF_ERROR(status);
-    step = scanner.AddUnread();
+    step = scanner.AddUnread(std::move(value));
   }
   co_return std::move(scanner.page());
 }
@@ -272,7 +289,7 @@ class ChangeGatherer final : public DiffVisitor {
     step = newer ? scanner_.AddRow(*newer, newer_slot, now_ms_) : Scanner::Step::kMore;
     // The record was removed or has expired, which is the same to the reader.
     if (step == Scanner::Step::kMore && scanner_.page().rows.size() == rows && older) {
-      step = scanner_.AddRemoved(std::string(older->Key(older_slot)));
+      step = scanner_.AddRemoved(older->Key(older_slot));
     }
     return step != Scanner::Step::kMore;
   }
@@ -302,11 +319,11 @@ Task<Result<ScanPage>> PartitionReader::ScanChanges(ScanSpec spec) {
                                                   scanner.spec().end, &gatherer));
     if (gatherer.step == Scanner::Step::kMore) scanner.page().exhausted = true;
     if (gatherer.step != Scanner::Step::kReadValue) break;
-    Status status =
-        co_await ReadOverflow(snapshot, scanner.unread_ref(), scanner.unread_bytes(), scanner.unread_value());
+    std::string value;
+    Status status = co_await ReadOverflow(snapshot, scanner.unread_ref(), scanner.unread_bytes(), &value);
     if (status.code() == Code::kAborted) continue;  // the walk is still at this row
     CO_RETURN_IF_ERROR(status);
-    step = scanner.AddUnread();
+    step = scanner.AddUnread(std::move(value));
   }
   co_return std::move(scanner.page());
 }

@@ -22,12 +22,12 @@ constexpr size_t kPageRows = 512, kPageBytes = 256u << 10;
 
 Status ClaimedByAnother() { return Error(Code::kAborted, "another feed has claimed the halves of the partition"); }
 
-bool IsLane(const std::string& stored) { return stored.starts_with(kLaneKeys.prefix()); }
+bool IsLane(std::string_view stored) { return stored.starts_with(kLaneKeys.prefix()); }
 
 // The lane for a half. One of several results would answer for operations of the other half.
-Result<std::string> LaneForHalf(const std::string& value) {
+Result<std::string> LaneForHalf(std::string_view value) {
   ASSIGN_OR_RETURN(const Lane lane, DecodeLane(value));
-  if (lane.results.size() <= 1) return value;
+  if (lane.results.size() <= 1) return std::string(value);
   return LaneEncoder(lane.sequence, lane.version, std::nullopt).Finish(value.size());
 }
 
@@ -66,7 +66,7 @@ Version SplitFeed::ToldBefore(std::string_view value) {
   return value.size() < sizeof(Version) ? 0 : LoadLE<Version>(value.data());
 }
 
-bool SplitFeed::Wants(const HalfState& half, const std::string& key) const {
+bool SplitFeed::Wants(const HalfState& half, std::string_view key) const {
   if (key == ClaimKey()) return false;
   if (IsLane(key)) return true;
   const SplitKey split = SplitStoredKey(key, /*namespaced=*/true);
@@ -208,7 +208,7 @@ Task<Status> SplitFeed::Compare(HalfState* half, const std::vector<ScanRow>* row
         CO_RETURN_IF_ERROR(co_await Copy(half, &*wanted));
       }
       if (wanted == rows->end() || wanted->key != held.key) {
-        CO_RETURN_IF_ERROR(co_await RemoveFrom(half, held.key));
+        CO_RETURN_IF_ERROR(co_await RemoveFrom(half, std::string(held.key)));
         continue;
       }
       const bool same = wanted->version == held.version && wanted->expires_at_ms == held.expires_at_ms;
@@ -233,7 +233,7 @@ Task<Status> SplitFeed::CompareAll(SnapshotId snapshot) {
     CO_ASSIGN_OR_RETURN(const ScanPage page, co_await read);
     exhausted = page.exhausted;
     stats_.examined_records += page.rows.size();
-    const std::string last = exhausted ? std::string() : page.rows.back().key;
+    const std::string last(exhausted ? std::string_view() : page.rows.back().key);
     for (HalfState& half : halves_) CO_RETURN_IF_ERROR(co_await Compare(&half, &page.rows, after, last));
     after = last;
   }
@@ -255,7 +255,7 @@ Task<Status> SplitFeed::CompareSince(SnapshotId since, SnapshotId snapshot) {
     for (const ScanRow& row : page.rows) {
       for (HalfState& half : halves_) {
         if (!Wants(half, row.key)) continue;
-        Task<Status> change = row.removed ? RemoveFrom(&half, row.key) : Copy(&half, &row);
+        Task<Status> change = row.removed ? RemoveFrom(&half, std::string(row.key)) : Copy(&half, &row);
         CO_RETURN_IF_ERROR(co_await change);
       }
     }

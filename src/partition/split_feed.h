@@ -85,7 +85,7 @@ class SplitFeed {
     Version newest = 0;
   };
 
-  bool Wants(const HalfState& half, const std::string& key) const;
+  bool Wants(const HalfState& half, std::string_view key) const;
   WriteOp IfClaimed(const HalfState& half) const;
   Task<Status> Copy(HalfState* half, const ScanRow* row);
   Task<Status> RemoveFrom(HalfState* half, std::string key);

@@ -156,7 +156,8 @@ Task<Result<ScanPage>> NodePart::Scan(ScanSpec spec) {
   if (!page.exhausted) page.examined_to = std::move(reply.success.examined_to);
   page.rows.reserve(reply.row_count);
   RowWalk walk(reply.rows());
-  for (RowView from; walk.Next(&from);) {
+  size_t bytes = 0;
+  for (RowView from; walk.Next(&from); bytes += from.bytes()) {
     ScanRow& row = page.rows.emplace_back();
     row.key = from.key;
     row.value = from.value;
@@ -164,6 +165,15 @@ Task<Result<ScanPage>> NodePart::Scan(ScanSpec spec) {
     row.expires_at_ms = from.expires_at_ms;
     row.removed = from.removed;
     row.value_bytes = static_cast<uint32_t>(from.value_bytes);
+  }
+  // The rows stay where they are, unless there is more than their fields: that is not counted, so it is not kept.
+  if (reply.rows_bytes <= bytes + page.rows.size() * kFrameRowBytes) {
+    page.bytes.Adopt(std::move(reply.frame));
+  } else {
+    for (ScanRow& row : page.rows) {
+      row.key = page.bytes.Copy(row.key);
+      row.value = page.bytes.Copy(row.value);
+    }
   }
   co_return page;
 }

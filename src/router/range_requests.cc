@@ -9,6 +9,7 @@
 
 #include "src/kvapi/kv_requests.h"
 #include "src/kvapi/merge_scan.h"
+#include "src/kvapi/rows_reply.h"
 #include "src/kvapi/split_range.h"
 #include "src/router/range_tries.h"
 
@@ -45,9 +46,7 @@ bool ReservePageOf(ScanCall* call, LongWork* work, const RouteMap& map, MergeSca
 struct ReadRows {
   ScanPage merged;
   std::optional<EncodedPage> encoded;
-  const std::string* read_to() const {
-    return !encoded ? merged.read_to() : encoded->read_to ? &*encoded->read_to : nullptr;
-  }
+  std::optional<std::string_view> read_to() const { return encoded ? encoded->read_to : merged.read_to(); }
 };
 
 Task<Status> ReadEncoded(const RangeParts* parts, const MergeScanSpec* spec, MemoryGrant* more, ReadRows* rows) {
@@ -74,21 +73,6 @@ Task<Status> ReadPage(const RangeParts* parts, const MergeScanSpec* spec, bool m
   of_try.memory = more;
   CO_ASSIGN_OR_RETURN(rows->merged, co_await MergeScan(parts->Sources(), std::move(of_try)));
   co_return Status();
-}
-
-// Answers the call with rows as they came from a node. The rest of the reply is in `call->reply`.
-void PassRows(ScanCall* call, const EncodedPage& page) {
-  // The beginning of a reply up to the number of rows, which come first: the field `success` and its field `rows`.
-  constexpr std::string_view kSuccessHead("\x0c\x00\x00", 3), kRowsHead("\x0f\x00\x01\x0c", 4), kStop("", 1);
-  std::string count(sizeof(uint32_t), '\0'), rest;
-  StoreBigEndian32(count.data(), page.row_count);
-  call->server->codec().WriteStruct(call->reply.success, &rest);
-  const std::string_view no_rows = std::string_view(rest).substr(0, kRowsHead.size() + count.size());
-  CHECK(no_rows.starts_with(kRowsHead)) << "the rows are not the first field of a ScanReply";
-  call->server->ReplyEncoded(
-      call->id, call->method,
-      {kSuccessHead, kRowsHead, count, page.rows(), std::string_view(rest).substr(no_rows.size()), kStop});
-  call->answered = true;
 }
 
 // -- aggregates
@@ -201,12 +185,12 @@ Task<void> RouteScan(RangeNodes* nodes, ScanCall* call) {
     if (call->answered || Refuse(call, refusal)) co_return;
   }
   api::ScanReply& reply = call->reply.success;
-  if (const std::string* key = rows.read_to()) reply.cursor = EncodeCursor(request, {scan_id, *key}, cluster);
+  if (const auto key = rows.read_to()) reply.cursor = EncodeCursor(request, {scan_id, std::string(*key)}, cluster);
   ask.FillSession(&reply);
   if (rows.encoded) {
-    PassRows(call, *rows.encoded);
+    ReplyRows(call, rows.encoded->rows(), rows.encoded->row_count);
   } else {
-    call->likely_reply_bytes = ToRows(rows.merged, request.sizes_only, &reply.rows);
+    ReplyRows(call, rows.merged, request.sizes_only);
   }
 }
 

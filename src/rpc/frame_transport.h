@@ -28,6 +28,7 @@ class FrameTransport final : public apache::thrift::transport::TVirtualTransport
     size_ = static_cast<long>(bytes.size());
   }
   void SetOutput(std::string* out) { out_ = out; }
+  std::string* output() const { return out_; }
 
   uint32_t read(uint8_t* buf, uint32_t len) { return readAll(buf, len); }
   uint32_t readAll(uint8_t* buf, uint32_t len) {

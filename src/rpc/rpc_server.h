@@ -137,11 +137,6 @@ class RpcServer final : public AcceptHandler, private TurnHook {
     codec_.Write(Header(id, method, apache::thrift::protocol::T_REPLY), result, out);
     EndReply(id);
   }
-  // The same for a result that is encoded already, in the protocol of the request, as the sum of these pieces.
-  void ReplyEncoded(const RequestId& id, std::string_view method, std::initializer_list<std::string_view> pieces) {
-    codec_.WriteEncoded(Header(id, method, apache::thrift::protocol::T_REPLY), pieces, BeginReply(id));
-    EndReply(id);
-  }
   void ReplyError(const RequestId& id, std::string_view method, const api::KvError& error);
   void ReplyOverloaded(const RequestId& id, std::string_view method, size_t needed_bytes = 0) {
     metrics_.overloaded_total.Add();

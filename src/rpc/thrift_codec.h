@@ -18,10 +18,10 @@
 #include <thrift/protocol/TBinaryProtocol.h>
 #include <thrift/protocol/TCompactProtocol.h>
 
-#include <initializer_list>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 
 #include "src/base/codec.h"
@@ -80,7 +80,7 @@ struct ListBudget {
   void Charge(uint32_t more, bool numbers);
 };
 
-// A Thrift protocol that reserves memory before it lets a list be allocated.
+// A Thrift protocol that reserves memory before it lets a list be allocated, and writes bytes that are in no string.
 template <typename Protocol>
 class BudgetedProtocol final : public Protocol {
  public:
@@ -94,6 +94,19 @@ class BudgetedProtocol final : public Protocol {
     budget_->Charge(entries, type == apache::thrift::protocol::T_I32);
     return bytes;
   }
+
+  // As writeBinary.
+  void writeView(std::string_view bytes) {
+    const auto size = static_cast<uint32_t>(bytes.size());
+    if constexpr (std::is_base_of_v<apache::thrift::protocol::TCompactProtocolT<FrameTransport>, Protocol>) {
+      this->writeVarint32(size);
+    } else {
+      this->writeI32(static_cast<int32_t>(size));
+    }
+    output()->append(bytes);
+  }
+  // What was written.
+  std::string* output() { return this->trans_->output(); }
 
  private:
   ListBudget* const budget_;
@@ -136,15 +149,6 @@ class ThriftCodec {
   void WriteEncoded(const MessageHeader& header, std::string_view head, std::string_view rest, std::string* out) {
     size_t start = BeginFrame(header, out);
     out->append(head).append(rest);
-    EndFrame(start, out);
-  }
-  // The same for any number of pieces.
-  void WriteEncoded(const MessageHeader& header, std::initializer_list<std::string_view> pieces, std::string* out) {
-    size_t bytes = out->size() + kFrameHeaderBytes + kMaxMessageHeadBytes;
-    for (std::string_view piece : pieces) bytes += piece.size();
-    if (bytes > out->capacity()) ReserveExactly(out, bytes);
-    size_t start = BeginFrame(header, out);
-    for (std::string_view piece : pieces) out->append(piece);
     EndFrame(start, out);
   }
   // Appends an encoded struct, without a message around it.

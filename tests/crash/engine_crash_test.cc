@@ -244,9 +244,11 @@ Task<std::string> CheckPartition(Reactor* reactor, Partition* partition, const H
   for (bool over = false; !over;) {
     Result<ScanPage> page = co_await partition->Scan(spec);
     if (!page.ok()) co_return "scan: " + page.status().ToString();
-    for (ScanRow& row : page->rows) held.records()[row.key] = {std::move(row.value), row.version, row.expires_at_ms};
+    for (const ScanRow& row : page->rows) {
+      held.records()[std::string(row.key)] = {std::string(row.value), row.version, row.expires_at_ms};
+    }
     over = page->exhausted;
-    if (!over) spec.start = page->rows.back().key + '\0';
+    if (!over) spec.start = std::string(page->rows.back().key) + '\0';
   }
   std::map<Version, const Batch*> recovered;
   // `refused`: of writes that may be in the log without a trace.

@@ -381,13 +381,13 @@ class Writer {
       if (random_.Chance(0.5)) spec.max_bytes = 1 + random_.Below(50'000);
       const PartitionModel& now = newer ? (*newer)[i] : region_->model;
       const int64_t from_ms = WallMs();
-      std::map<std::string, ScanRow> got;
+      std::map<std::string, HeldRow> got;
       for (bool over = false; !over;) {
         Result<ScanPage> page = co_await region_->partition->Scan(spec);
         if (!page.ok()) co_return Fail("a scan of changes failed", page.status().ToString());
-        for (ScanRow& row : page->rows) {
+        for (const ScanRow& row : page->rows) {
           if (!got.empty() && row.key <= got.rbegin()->first) co_return Fail("changes", "not in key order");
-          got[row.key] = row;
+          got[std::string(row.key)] = {std::string(row.value), row.version, row.expires_at_ms, row.removed};
         }
         over = page->exhausted;
         if (!over) spec.start = page->rows.back().key;

@@ -130,21 +130,22 @@ class FakePartition final : public Partition {
         page.examined_to = page.examined == spec.max_examined ? key : "";
         if (!spec.slice.Has(HashId(key))) continue;
       }
-      ScanRow row{key, spec.keys_only || spec.sizes_only ? "" : record.value, record.version, record.expires_at_ms};
+      ScanRow row{page.bytes.Copy(key), {}, record.version, record.expires_at_ms};
+      if (!spec.keys_only && !spec.sizes_only) row.value = page.bytes.Copy(record.value);
       if (spec.sizes_only) row.value_bytes = static_cast<uint32_t>(record.value.size());
       if (row.bytes() > spec.hard_bytes) {
         page.examined_to.clear();
         if (!page.rows.empty()) co_return page;
         row.unread_bytes = static_cast<uint32_t>(row.value.size());
-        row.value.clear();
+        row.value = {};
         scanned_bytes += row.bytes();
-        page.rows.push_back(std::move(row));
+        page.rows.push_back(row);
         co_return page;
       }
       spec.hard_bytes -= row.bytes();
       bytes += row.bytes();
       scanned_bytes += row.bytes();
-      page.rows.push_back(std::move(row));
+      page.rows.push_back(row);
     }
     page.exhausted = page.examined_to.empty();
     co_return page;

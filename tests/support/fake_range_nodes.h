@@ -27,6 +27,7 @@
 #include "src/router/watch_router.h"
 #include "src/rpc/rpc_client.h"
 #include "src/rpc/rpc_server.h"
+#include "tests/support/copy_rows.h"
 #include "tests/support/fake_partition.h"
 #include "tests/support/sim_kernel.h"
 #include "tests/support/sim_reactor.h"
@@ -130,7 +131,7 @@ class FakeRangeNodes final : public RangeNodes {
       Result<ScanPage> page = co_await MergeScan(std::move(sources), spec);
       reply->success.exhausted = page->exhausted;
       reply->success.examined_to = page->examined_to;
-      ToRows(*page, scan.sizes_only, &reply->success.rows);
+      CopyRows(*page, scan.sizes_only, &reply->success.rows);
     }
     if (tamper_scan) tamper_scan(node, *args, reply);
     reply->__isset.success = !reply->__isset.error;
@@ -194,7 +195,8 @@ class FakeRangeNodes final : public RangeNodes {
     if (after) reply->success.last_key = *after;
     Result<ScanPage> page = co_await MergeScan(SourcesOf(places), spec);
     for (const ScanRow& row : page->rows) {
-      Of(row.key).records.erase(row.key);
+      const std::string key(row.key);
+      Of(key).records.erase(key);
       reply->success.last_key = row.key;
       ++reply->success.removed;
     }

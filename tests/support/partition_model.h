@@ -23,6 +23,14 @@ struct ModelRecord {
   int64_t expires_at_ms = 0;
 };
 
+// A row of a page that is gone.
+struct HeldRow {
+  std::string value;
+  Version version = 0;
+  int64_t expires_at_ms = 0;
+  bool removed = false;
+};
+
 inline std::string Text(const RangeAggregates& sum) {
   return fmt::format("{} records of {} bytes, hash {:016x}", sum.count, sum.bytes, sum.content_hash);
 }
@@ -130,14 +138,15 @@ class PartitionModel {
     return result;
   }
 
+  // The keys and values of the page lie in the model.
   ScanPage Scan(const ScanSpec& spec, int64_t now_ms) const {
     ScanPage page;
     size_t bytes = 0;
     auto add = [&](const Records::value_type& r) {  // returns false when the page is full
       if (Expired(r.second, now_ms)) return true;
-      ScanRow row{r.first, spec.keys_only ? "" : r.second.value, r.second.version, r.second.expires_at_ms};
-      bytes += row.key.size() + row.value.size();
-      page.rows.push_back(std::move(row));
+      const std::string_view value = spec.keys_only ? std::string_view() : r.second.value;
+      page.rows.push_back({r.first, value, r.second.version, r.second.expires_at_ms});
+      bytes += page.rows.back().bytes();
       return page.rows.size() < spec.max_rows && bytes < spec.max_bytes;
     };
     std::string start = spec.start, end = spec.end;
@@ -157,7 +166,7 @@ class PartitionModel {
 
   // Compares `got` with the changes from this model to `newer` at `now_ms`. Returns what is wrong,
   // or "". An expired record may be listed as removed, but need not be.
-  std::string Changes(const PartitionModel& newer, int64_t now_ms, const std::map<std::string, ScanRow>& got) const {
+  std::string Changes(const PartitionModel& newer, int64_t now_ms, const std::map<std::string, HeldRow>& got) const {
     std::set<std::string> keys;
     for (const auto* records : {&records_, &newer.records_}) {
       for (const auto& [key, record] : *records) keys.insert(key);

@@ -155,14 +155,19 @@ Task<Status> WriteBackup(Reactor* reactor, const std::string* path, BackupHeader
   co_return co_await file.Close();
 }
 
-Task<Result<std::vector<ScanRow>>> Rows(Partition* p, SnapshotId snapshot) {
-  std::vector<ScanRow> rows;
+struct Row {
+  std::string key, value;
+  Version version = 0;
+};
+
+Task<Result<std::vector<Row>>> Rows(Partition* p, SnapshotId snapshot) {
+  std::vector<Row> rows;
   ScanSpec spec;
   spec.snapshot = snapshot;
   for (bool over = false; !over;) {
-    CO_ASSIGN_OR_RETURN(ScanPage page, co_await p->Scan(spec));
+    CO_ASSIGN_OR_RETURN(const ScanPage page, co_await p->Scan(spec));
     over = page.exhausted;
-    for (ScanRow& row : page.rows) rows.push_back(std::move(row));
+    for (const ScanRow& row : page.rows) rows.push_back({std::string(row.key), std::string(row.value), row.version});
     if (!rows.empty()) spec.start = rows.back().key;
     spec.start_exclusive = true;
   }
@@ -171,7 +176,7 @@ Task<Result<std::vector<ScanRow>>> Rows(Partition* p, SnapshotId snapshot) {
 
 struct Taken {
   SnapshotRoot root;
-  std::vector<ScanRow> rows;
+  std::vector<Row> rows;
   std::vector<std::string> paths;  // newest first
 };
 
@@ -209,7 +214,7 @@ Task<void> TakeBackups(Reactor* reactor, engine_test::Setup setup, uint64_t seed
     now.paths.push_back(fmt::format("/backup-{}", round));
     EXPECT_OK(co_await WriteBackup(reactor, &now.paths[0], header, &*images));
     if (round > 0) now.paths.insert(now.paths.end(), taken->back().paths.begin(), taken->back().paths.end());
-    Result<std::vector<ScanRow>> rows = co_await Rows(p, cut->id);
+    Result<std::vector<Row>> rows = co_await Rows(p, cut->id);
     EXPECT_OK(rows.status());
     now.rows = *std::move(rows);
     co_await writing.Drain();
@@ -272,10 +277,10 @@ Task<void> OpenRestored(Reactor* reactor, engine_test::Setup setup, const Taken*
   auto engine = co_await OpenEngine(*reactor, setup);
   EXPECT_OK(engine.status());
   Partition* p = (*engine)->partitions()[0];
-  Result<std::vector<ScanRow>> rows = co_await Rows(p, 0);
+  Result<std::vector<Row>> rows = co_await Rows(p, 0);
   EXPECT_EQ(rows->size(), taken->rows.size());
   for (size_t i = 0; i < std::min(rows->size(), taken->rows.size()); ++i) {
-    const ScanRow &got = (*rows)[i], &want = taken->rows[i];
+    const Row &got = (*rows)[i], &want = taken->rows[i];
     EXPECT_TRUE(got.key == want.key && got.value == want.value && got.version == want.version) << want.key;
   }
   SimRandom random(static_cast<uint64_t>(round));

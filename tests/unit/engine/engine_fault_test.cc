@@ -58,9 +58,9 @@ Task<Status> ReadEverything(Partition* partition, Records* out) {
   for (bool over = false; !over;) {
     Result<ScanPage> page = co_await partition->Scan(spec);
     CO_RETURN_IF_ERROR(page.status());
-    for (ScanRow& row : page->rows) (*out)[row.key] = std::move(row.value);
+    for (const ScanRow& row : page->rows) (*out)[std::string(row.key)] = row.value;
     over = page->exhausted;
-    if (!over) spec.start = page->rows.back().key + '\0';
+    if (!over) spec.start = std::string(page->rows.back().key) + '\0';
   }
   co_return Status();
 }

@@ -79,12 +79,12 @@ Task<void> Compare(FullDiskTest* t, Engine* engine) {
     EXPECT_OK(page.status());
     if (!page.ok()) co_return;
     for (const ScanRow& row : page->rows) {
-      auto held = t->held_.find(row.key);
+      auto held = t->held_.find(std::string(row.key));
       EXPECT_TRUE(held != t->held_.end() && held->second == row.value) << row.key;
       ++found;
     }
     over = page->exhausted;
-    if (!over) spec.start = page->rows.back().key + '\0';
+    if (!over) spec.start = std::string(page->rows.back().key) + '\0';
   }
   EXPECT_EQ(found, t->held_.size());
 }

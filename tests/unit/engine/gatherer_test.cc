@@ -27,7 +27,7 @@ Task<ScanSums> ScanAll(Engine* engine) {
     if (!page.ok() || page->rows.empty()) break;
     sums.rows += page->rows.size();
     over = page->exhausted;
-    spec.start = page->rows.back().key + '\0';
+    spec.start = std::string(page->rows.back().key) + '\0';
   }
   const EngineStats after = engine->stats();
   sums.pages = after.ahead_pages_total - before.ahead_pages_total;

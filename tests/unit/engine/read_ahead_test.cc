@@ -32,7 +32,7 @@ Task<void> ScanAll(Engine* engine, bool reverse) {
     if (!page.ok() || page->rows.empty()) break;
     rows += page->rows.size();
     over = page->exhausted;
-    const std::string& last = page->rows.back().key;
+    const std::string last(page->rows.back().key);
     (reverse ? spec.end : spec.start) = reverse ? last : last + '\0';
   }
   Result<RangeAggregates> sum = co_await p->Aggregate("", "", kNewest);

@@ -63,8 +63,8 @@ struct SplitWorld : World {
   Task<void> Release(SnapshotId id) { EXPECT_OK(co_await store_->partition(kWhole)->ReleaseSnapshot(id)); }
 
   // All records but lanes and claims.
-  Task<std::map<std::string, ScanRow>> RecordsOf(uint32_t id) {
-    std::map<std::string, ScanRow> records;
+  Task<std::map<std::string, ReadResult>> RecordsOf(uint32_t id) {
+    std::map<std::string, ReadResult> records;
     ScanSpec spec;
     spec.end = std::string(kLaneKeys.prefix());
     for (bool exhausted = false; !exhausted;) {
@@ -72,19 +72,19 @@ struct SplitWorld : World {
       EXPECT_OK(page.status());
       if (!page.ok()) break;
       exhausted = page->exhausted;
-      for (ScanRow& row : page->rows) {
+      for (const ScanRow& row : page->rows) {
         spec.start = row.key;
         spec.start_exclusive = true;
-        records[row.key] = std::move(row);
+        records[spec.start] = {true, row.version, row.expires_at_ms, std::string(row.value)};
       }
     }
     co_return records;
   }
   // SF2.
   Task<void> ExpectSame() {
-    const std::map<std::string, ScanRow> whole = co_await RecordsOf(kWhole);
-    std::map<std::string, ScanRow> halves = co_await RecordsOf(kLower);
-    const std::map<std::string, ScanRow> upper = co_await RecordsOf(kUpper);
+    const std::map<std::string, ReadResult> whole = co_await RecordsOf(kWhole);
+    std::map<std::string, ReadResult> halves = co_await RecordsOf(kLower);
+    const std::map<std::string, ReadResult> upper = co_await RecordsOf(kUpper);
     EXPECT_FALSE(halves.empty() || upper.empty());
     const size_t in_both = halves.size() + upper.size();
     halves.insert(upper.begin(), upper.end());

@@ -190,7 +190,7 @@ Task<void> LargeValuesStayOnDisk(Reactor* reactor, Setup setup, int run) {
       for (size_t i = 0; i < page->rows.size(); ++i) {
         EXPECT_EQ(page->rows[i].value_bytes, kBytes + i);
         EXPECT_EQ(page->rows[i].value, "");
-        ops.push_back(RemoveOp(page->rows[i].key));
+        ops.push_back(RemoveOp(std::string(page->rows[i].key)));
         ops.back().condition.version = page->rows[i].version - (i == 7 ? 1 : 0);
         ops.back().current_value_unwanted = true;
       }

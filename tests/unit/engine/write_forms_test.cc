@@ -84,7 +84,7 @@ Task<std::string> Contents(Partition* p) {
       all += fmt::format("{}={} v{} e{}\n", row.key, row.value, row.version, row.expires_at_ms);
     }
     over = page->exhausted;
-    if (!over) spec.start = page->rows.back().key + '\0';
+    if (!over) spec.start = std::string(page->rows.back().key) + '\0';
   }
   co_return all;
 }

@@ -94,7 +94,7 @@ class MergeScanModel : public testing::TestWithParam<uint64_t> {
       const bool of_slice = !spec.range.slice.all();
       if (page->rows.empty() && !of_slice) ADD_FAILURE() << "an empty page that is not the last";
       empty_pages_ += page->rows.empty() ? 1 : 0;
-      request.cursor = EncodeCursor(request, {1, *page->read_to()});
+      request.cursor = EncodeCursor(request, {1, std::string(*page->read_to())});
     }
     ADD_FAILURE() << "the scan does not end";
     return rows;

@@ -149,13 +149,13 @@ Task<void> WalkSlice(Partition* seen, HashSlice slice, bool reverse, std::vector
     EXPECT_LE(page->examined, slice.all() ? 0u : 8u);
     for (const ScanRow& row : page->rows) {
       EXPECT_TRUE(slice.Has(HashId(row.key)));
-      EXPECT_EQ(row.value, row.key.ends_with("0") ? std::string(20'000, 'v') : row.key);
+      EXPECT_EQ(row.value, row.key.ends_with("0") ? std::string(20'000, 'v') : std::string(row.key));
       const bool in_order = keys->size() == before || (keys->back() < row.key) != reverse;
       EXPECT_TRUE(in_order) << row.key;
-      keys->push_back(row.key);
+      keys->emplace_back(row.key);
     }
-    const std::string* read_to = page->read_to();
-    if (read_to == nullptr) co_return;
+    const auto read_to = page->read_to();
+    if (!read_to) co_return;
     (reverse ? spec.end : spec.start) = *read_to;
     spec.start_exclusive = !reverse;
   }
