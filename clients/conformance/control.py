@@ -13,7 +13,7 @@ from node_process import CONTEXT, ttypes
 from proxy import Proxy
 from router_process import RouterProcess
 
-RULES = ("cut", "alter", "hold", "delay", "answer")  # of the proxy
+RULES = ("cut", "alter", "hold", "delay", "answer", "part")  # of the proxy
 
 
 class TestCluster:

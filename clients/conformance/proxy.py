@@ -10,7 +10,7 @@ import threading
 import time
 
 from node_process import Kv, ttypes
-from thrift.Thrift import TMessageType
+from thrift.Thrift import TApplicationException, TMessageType
 from thrift.protocol.TBinaryProtocol import TBinaryProtocol
 from thrift.transport.TTransport import TMemoryBuffer
 
@@ -200,15 +200,15 @@ class ProxiedConnection:
                 body = encode(name, kind, sequence, arguments)
             rule = self.proxy.take_rule(name) or {}
             action = rule.get("action")
+            if action == "part":
+                body = encode(name, kind, sequence, without_ops(arguments, rule["ops"]))
             if action == "cut" and rule.get("when") == "before":
                 return
             if action == "cut" and rule.get("direction") == "request":
                 self.server.sendall((struct.pack(">I", len(body)) + body)[:rule["after_bytes"]])
                 return
             if action == "answer":
-                error = ttypes.KvError(**rule["error"])
-                self._send_to_client(encode(name, TMessageType.REPLY, sequence,
-                                            getattr(Kv, f"{name}_result")(error=error)))
+                self._send_to_client(refusal(name, sequence, rule))
                 continue
             self.in_flight[sequence] = (name, rule)
             self.server.sendall(struct.pack(">I", len(body)) + body)
@@ -243,7 +243,11 @@ class ProxiedConnection:
             timer.daemon = True
             timer.start()
             return True
-        if action == "alter":
+        if action == "part":
+            body = with_failed_ops(body, rule, are_missing=True)
+        if action == "alter" and rule["what"] == "failed_ops":
+            body = with_failed_ops(body, rule, are_missing=False)
+        elif action == "alter":
             return self._alter(rule["what"], body)
         self._send_to_client(body)
         return True
@@ -306,6 +310,33 @@ def with_unknown_op(body):
     result.success.results[-1] = ttypes.WriteResult(applied=False, error=ttypes.KvError(
         code=17, message="a bug", applied=0))
     return encode(name, kind, sequence, result)
+
+
+def without_ops(arguments, indexes):
+    """The arguments of a writeBatch without the ops at these indexes."""
+    arguments.request.ops = [op for i, op in enumerate(arguments.request.ops) if i not in indexes]
+    return arguments
+
+
+def with_failed_ops(body, rule, are_missing):
+    """The reply to a writeBatch in which the ops that the rule names have failed. are_missing: it has no result for them."""
+    name, kind, sequence, protocol = decode(body)
+    result = read_struct(protocol, Kv.writeBatch_result)
+    if result.success is None:
+        return body
+    for index in sorted(rule["ops"]):
+        failed = ttypes.WriteResult(applied=False, error=ttypes.KvError(**rule["error"]))
+        result.success.results[index:index if are_missing else index + 1] = [failed]
+    return encode(name, kind, sequence, result)
+
+
+def refusal(name, sequence, rule):
+    """An answer that no server gave: Thrift's own exception, or a KvError."""
+    if "exception" in rule:
+        exception = TApplicationException(rule["exception"]["type"], rule["exception"].get("message", "told to"))
+        return encode(name, TMessageType.EXCEPTION, sequence, exception)
+    result = getattr(Kv, f"{name}_result")(error=ttypes.KvError(**rule["error"]))
+    return encode(name, TMessageType.REPLY, sequence, result)
 
 
 def with_limits(body, limit):

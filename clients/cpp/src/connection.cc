@@ -20,14 +20,26 @@ Failure protocol_failure(const std::string& peer, const std::string& what) {
   return transport_failure(peer + " sent a reply that makes no sense: " + what, true);
 }
 
-// What the server means by Thrift's own exception: it could not decode the request, or does not have the method.
+// What Thrift's own exception means: see the table in docs/CLIENTS.md.
 Failure application_failure(const std::string& peer, const char* method, const TApplicationException& error) {
-  Failure failure;
-  const bool internal = error.getType() == TApplicationException::INTERNAL_ERROR;
-  failure.info.code = internal ? Code::kInternal : Code::kBadRequest;
-  failure.info.message = peer + " does not serve " + method + ": " + error.what();
-  failure.info.applied = internal ? Applied::kUnknown : Applied::kNo;
-  return failure;
+  using E = TApplicationException;
+  const std::string what = peer + " does not serve " + method + ": " + error.what();
+  switch (error.getType()) {
+    case E::UNKNOWN_METHOD:
+    case E::INVALID_MESSAGE_TYPE:
+    case E::PROTOCOL_ERROR:
+    case E::INVALID_TRANSFORM:
+    case E::INVALID_PROTOCOL:
+    case E::UNSUPPORTED_CLIENT_TYPE:  // found out before anything was done
+      return {{.code = Code::kBadRequest, .message = what, .applied = Applied::kNo}};
+    case E::WRONG_METHOD_NAME:
+    case E::BAD_SEQUENCE_ID:
+    case E::MISSING_RESULT:  // it is no answer to this request
+      return protocol_failure(peer, error.what());
+    case E::UNKNOWN:
+    case E::INTERNAL_ERROR: break;
+  }
+  return {{.code = Code::kInternal, .message = what, .applied = Applied::kUnknown}};
 }
 
 struct Outcome {
@@ -66,7 +78,8 @@ ErrorInfo to_info(const api::KvError& error) {
           .message = error.message,
           .applied = static_cast<Applied>(error.applied),
           .retryable = error.retryable,
-          .retry_after = milliseconds(std::max(error.retry_after_ms, 0))};
+          .retry_after = milliseconds(std::max(error.retry_after_ms, 0)),
+          .master = error.master};
 }
 
 Connection::Connection(const Address& address, std::size_t address_index, const std::string& client_name,

@@ -9,8 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/apache/thrift/lib/go/thrift"
-
 	"pando.dev/go/internal/gen"
 )
 
@@ -187,7 +185,7 @@ func (c *core) try(ctx context.Context, op *operation, send sender) (wait time.D
 	c.throwAway(op, conn)
 	var undecoded *applicationError
 	if errors.As(err, &undecoded) {
-		return 0, op.notUnderstood(undecoded), true
+		return 0, op.notUnderstood(undecoded, true), true
 	}
 	return c.broken(ctx, op, conn, err)
 }
@@ -284,7 +282,7 @@ func (c *core) noConn(ctx context.Context, op *operation, err error) (time.Durat
 		return c.refused(ctx, op, refusal)
 	case errors.As(err, &undecoded):
 		op.tries++
-		return 0, op.notUnderstood(undecoded), true
+		return 0, op.notUnderstood(undecoded, false), true
 	}
 	op.tries++
 	return 0, op.transport(err), false
@@ -360,16 +358,16 @@ func (op *operation) transport(err error) *Error {
 	return e
 }
 
-// notUnderstood: the server does not have the method, or could not decode the request.
-func (op *operation) notUnderstood(undecoded *applicationError) *Error {
+// notUnderstood: the server does not have the method, or could not decode the request, or failed. `sent`: the request, and
+// not a hello.
+func (op *operation) notUnderstood(undecoded *applicationError, sent bool) *Error {
 	e := &Error{Code: CodeBadRequest, Message: "the server did not understand the request: " + undecoded.message,
-		Applied: op.applied(), Method: op.method, Tries: op.tries}
-	if undecoded.kind == thrift.INTERNAL_ERROR {
+		Method: op.method, Tries: op.tries}
+	if !undecoded.isNotDone() {
 		e.Code, e.Message = CodeInternal, undecoded.message
-		if op.isWrite {
-			e.Applied, op.unknown = AppliedUnknown, true
-		}
+		op.unknown = op.unknown || op.isWrite && sent
 	}
+	e.Applied = op.applied()
 	return e
 }
 

@@ -115,13 +115,24 @@ func (c *conn) Call(ctx context.Context, method string, args, result thrift.TStr
 	return thrift.ResponseMeta{}, c.decode(ctx, method, reply, result)
 }
 
-// applicationError is a server's answer to a request that it could not decode, or whose method it does not have.
+// applicationError is Thrift's own exception: a server's answer to a request that it could not decode, or whose method it
+// does not have. See the table in docs/CLIENTS.md.
 type applicationError struct {
 	kind    int32
 	message string
 }
 
 func (e *applicationError) Error() string { return e.message }
+
+// isNotDone: the server has found it out before it did anything.
+func (e *applicationError) isNotDone() bool {
+	switch e.kind {
+	case thrift.UNKNOWN_METHOD, thrift.INVALID_MESSAGE_TYPE_EXCEPTION, thrift.PROTOCOL_ERROR, thrift.INVALID_TRANSFORM,
+		thrift.INVALID_PROTOCOL, thrift.UNSUPPORTED_CLIENT_TYPE:
+		return true
+	}
+	return false
+}
 
 func (c *conn) failed(err error, protocol bool) error {
 	return &TransportError{Address: c.address.name, Err: err, Protocol: protocol, Sent: c.sent}
@@ -220,6 +231,10 @@ func (c *conn) decode(ctx context.Context, method string, frame []byte, result t
 	case thrift.EXCEPTION:
 		refusal := thrift.NewTApplicationException(thrift.UNKNOWN_APPLICATION_EXCEPTION, "")
 		if err = refusal.Read(ctx, protocol); err == nil {
+			switch refusal.TypeId() {
+			case thrift.WRONG_METHOD_NAME, thrift.BAD_SEQUENCE_ID, thrift.MISSING_RESULT:
+				return c.protocolError("the reply to %s is none: %w", method, refusal)
+			}
 			return &applicationError{kind: refusal.TypeId(), message: refusal.Error()}
 		}
 	default:

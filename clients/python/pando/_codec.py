@@ -15,6 +15,12 @@ from ._generated import Kv
 MAX_REPLY_BYTES = 64 << 20  # a longer frame is no reply
 _MAX_SEQUENCE = 0x7FFFFFFF
 _HEAD = struct.Struct(">I")
+# Types of TApplicationException: what a server finds out before it does anything, and what belongs to no request.
+_NOT_DONE = frozenset((TApplicationException.UNKNOWN_METHOD, TApplicationException.INVALID_MESSAGE_TYPE,
+                       TApplicationException.PROTOCOL_ERROR, TApplicationException.INVALID_TRANSFORM,
+                       TApplicationException.INVALID_PROTOCOL, TApplicationException.UNSUPPORTED_CLIENT_TYPE))
+_NO_ANSWER = frozenset((TApplicationException.WRONG_METHOD_NAME, TApplicationException.BAD_SEQUENCE_ID,
+                        TApplicationException.MISSING_RESULT))
 
 
 def encode(method: str, context: Any, request: Any, sequence: int) -> bytes:
@@ -72,8 +78,14 @@ class Reply:
             error.read(self._protocol)
         except Exception as cause:  # pylint: disable=broad-except
             return errors.ProtocolError(f"the reply to {method} cannot be decoded: {cause!r}", sent=True)
+        # See the table in docs/CLIENTS.md.
         message = f"the server does not take {method}: {error.message}"
-        return errors.server_error(errors.UNSUPPORTED, message, applied=errors.Applied.NO)
+        if error.type in _NO_ANSWER:
+            return errors.ProtocolError(f"the reply to {method} is none: {error.message}", sent=True)
+        if error.type in _NOT_DONE:
+            code = errors.UNSUPPORTED if error.type == TApplicationException.UNKNOWN_METHOD else errors.BAD_REQUEST
+            return errors.server_error(code, message, applied=errors.Applied.NO)
+        return errors.server_error(errors.INTERNAL, message, applied=errors.Applied.UNKNOWN)
 
 
 class ServerRefused(Exception):

@@ -15,7 +15,7 @@ CODES = {
 # Codes of the client itself.
 TRANSPORT, CLOSED, UNSUPPORTED = -1, -2, -3
 CODES.update({TRANSPORT: "TRANSPORT", CLOSED: "CLOSED", UNSUPPORTED: "UNSUPPORTED"})
-DEADLINE = 9
+BAD_REQUEST, DEADLINE, INTERNAL = 1, 9, 17
 
 
 class Applied(enum.IntEnum):

@@ -57,6 +57,8 @@ struct ErrorInfo {
   bool retryable = false;
   /// How long the server asks to wait before that; 0 = it does not say.
   std::chrono::milliseconds retry_after{0};
+  /// The address of the node that can serve the request, if the server names one.
+  std::string master{};
 };
 
 /// The base of all errors. what() has the name of the code, the message, and the advice.
@@ -76,6 +78,8 @@ class Error : public std::runtime_error {
   bool retryable() const noexcept { return info_.retryable; }
   /// How long the server asks to wait before that; 0 = it does not say.
   std::chrono::milliseconds retry_after() const noexcept { return info_.retry_after; }
+  /// The address of the node that can serve the request, if the server names one.
+  const std::string& master() const noexcept { return info_.master; }
   /// One sentence: what to do.
   std::string_view advice() const noexcept;
   /// How often the request was sent, or would have been if there had been a connection.
