@@ -124,7 +124,7 @@ func (r BatchResult) Err() error {
 // The writes on keys of one {tag} become visible together, and a crash keeps all or none of them. Otherwise each write is
 // judged alone, unless the batch says AllOrNothing or Require. Writes that fail (WriteResult.Err, BatchResult.Err) do not
 // make the call fail. While some of them fail in a way that may pass, the batch is repeated, under the same name: what
-// was applied is not applied again.
+// was applied is not applied again. If the call is cancelled then, or the client closed, the results come with an error.
 func (c *calls) WriteBatch(ctx context.Context, b *Batch) (BatchResult, error) {
 	if b.err != nil {
 		return BatchResult{}, b.err
@@ -136,69 +136,135 @@ func (c *calls) WriteBatch(ctx context.Context, b *Batch) (BatchResult, error) {
 	op := &operation{method: "writeBatch", isWrite: true, named: mayBeNamed(level), level: level, session: c.session,
 		withoutToken: len(b.ops) == 0}
 	request := &gen.WriteBatchRequest{Ops: b.ops, AllOrNothing: b.allOrNothing, Conditions: b.conditions}
-	var merged *gen.WriteBatchReply
+	var tries batchTries
 	_, err := invoke(ctx, c.core, op,
 		func(ctx context.Context, kv *gen.KvClient, with *gen.Context) (*gen.WriteBatchReply, error) {
 			answer, err := kv.WriteBatch(ctx, with, request)
+			if err == nil && len(answer.Results) != len(request.Ops) && len(answer.FailedConditions) == 0 {
+				err = fmt.Errorf("the reply has %d results for %d writes", len(answer.Results), len(request.Ops))
+			}
 			if err != nil {
+				tries.lost = tries.lost || mayBeDone(err)
 				return nil, err
 			}
-			if len(answer.Results) != len(request.Ops) && len(answer.FailedConditions) == 0 {
-				return nil, fmt.Errorf("the reply has %d results for %d writes", len(answer.Results), len(request.Ops))
-			}
-			merged = mergeAnswers(merged, answer)
-			passing, unknown := errorsIn(merged.Results)
-			op.unknownInside = unknown
-			if passing != nil {
+			tries.merge(answer)
+			op.unknownInside = tries.anyUnknown()
+			if passing := tries.reasonToRepeat(len(with.ClientID) > 0); passing != nil {
 				passing.Context = answer.Context
 				return nil, passing
 			}
 			return answer, nil
 		})
-	if err == nil {
-		return batchResultFrom(merged), nil
-	}
-	if merged == nil || !errors.Is(err, ErrDeadline) {
+	if err != nil && tries.merged == nil {
 		return BatchResult{}, err
 	}
-	// Time was over while some writes failed. Their errors say so.
-	for _, result := range merged.Results {
-		if result.Error != nil && result.Error.Retryable && op.unknown {
-			result.Error.Applied = gen.APPLIED_UNKNOWN // a later try had no answer
-		}
-	}
-	return batchResultFrom(merged), nil
+	return tries.end(err)
 }
 
-// mergeAnswers keeps what the first answer said of writes that it had decided: the answer to a repeated request does not
-// have the records that were found.
-func mergeAnswers(first, again *gen.WriteBatchReply) *gen.WriteBatchReply {
-	if first == nil || len(first.Results) != len(again.Results) {
-		return again
-	}
-	for i, result := range first.Results {
-		if result.Applied || result.Current != nil {
-			again.Results[i] = result
-		}
-	}
-	return again
+// batchTries is what came of a batch, over all its tries. See "Results of a batch that was sent again" in
+// docs/CLIENTS.md.
+type batchTries struct {
+	merged *gen.WriteBatchReply // nil: no try was answered
+	lost   bool                 // a try may have been carried out without an answer that says what came of each write
 }
 
-// errorsIn returns an error for which the batch is to be repeated, if there is one, and whether the outcome of a write is
-// unknown. The returned error is a copy.
-func errorsIn(results []*gen.WriteResult_) (passing *gen.KvError, unknown bool) {
-	for _, result := range results {
+// mayBeDone: the request may have been carried out.
+func mayBeDone(err error) bool {
+	var refusal *gen.KvError
+	var transport *TransportError
+	var undecoded *applicationError
+	switch {
+	case errors.As(err, &refusal):
+		return refusal.Applied != gen.APPLIED_NO
+	case errors.As(err, &transport):
+		return transport.Sent
+	case errors.As(err, &undecoded):
+		return !undecoded.isNotDone()
+	}
+	return true
+}
+
+func isDecided(r *gen.WriteResult_) bool { return r.Error == nil || r.Error.Applied == gen.APPLIED_YES }
+
+// merge takes one answer. A write that is decided keeps its first result, since the later ones do not have the records
+// that were found. Of a write that failed the last error counts; it says NO only if no try can have applied the write.
+func (t *batchTries) merge(answer *gen.WriteBatchReply) {
+	if before := t.merged; before != nil && len(answer.FailedConditions) == 0 && len(before.Results) == len(answer.Results) {
+		for i, result := range before.Results {
+			if isDecided(result) {
+				answer.Results[i] = result
+			} else if again := answer.Results[i]; !isDecided(again) && result.Error.Applied != gen.APPLIED_NO {
+				again.Error.Applied = gen.APPLIED_UNKNOWN
+			}
+		}
+	}
+	for _, result := range answer.Results {
+		if t.lost && !isDecided(result) {
+			result.Error.Applied = gen.APPLIED_UNKNOWN
+		}
+	}
+	t.merged = answer
+}
+
+func (t *batchTries) anyUnknown() bool {
+	for _, result := range t.merged.Results {
+		if !isDecided(result) && result.Error.Applied != gen.APPLIED_NO {
+			return true
+		}
+	}
+	return false
+}
+
+// reasonToRepeat returns a copy of an error for which the batch is to be repeated, if there is one. Without a name, it is
+// repeated only if nothing of it can have been applied. An error that names a server comes first: so all masters are
+// asked, although one of them may be gone.
+func (t *batchTries) reasonToRepeat(named bool) *gen.KvError {
+	var passing *gen.KvError
+	for _, result := range t.merged.Results {
 		e := result.Error
-		if e == nil {
-			continue
+		if !named && (e == nil || e.Applied != gen.APPLIED_NO) {
+			return nil
 		}
-		unknown = unknown || e.Applied == gen.APPLIED_UNKNOWN
-		if e.Retryable && (passing == nil || e.Applied == gen.APPLIED_UNKNOWN) {
+		if e != nil && e.Retryable && (passing == nil || passing.GetMaster() == "" && e.GetMaster() != "") {
 			copied := *e
 			passing = &copied
 		}
 	}
-	return passing, unknown
+	if passing != nil {
+		passing.Applied = gen.APPLIED_NO
+		if t.anyUnknown() {
+			passing.Applied = gen.APPLIED_UNKNOWN
+		}
+	}
+	return passing
+}
+
+// end makes the result, after which there are no more tries. `err` is why there are none.
+func (t *batchTries) end(err error) (BatchResult, error) {
+	var e *Error
+	if errors.As(err, &e) {
+		ofServer := e.Code > 0 && e.Code != CodeDeadline && e.Code != CodeCancelled
+		for _, result := range t.merged.Results {
+			if isDecided(result) {
+				continue
+			}
+			unknown := t.lost || result.Error.Applied != gen.APPLIED_NO
+			if ofServer {
+				result.Error = &gen.KvError{Code: int32(e.Code), Message: e.Message, Retryable: e.Retryable,
+					RetryAfterMs: int32(e.RetryAfter.Milliseconds())}
+			}
+			result.Error.Applied = gen.APPLIED_NO
+			if unknown {
+				result.Error.Applied = gen.APPLIED_UNKNOWN
+			}
+		}
+		if e.Code != CodeCancelled && e.Code != CodeClosed {
+			err = nil
+		} else if e.Applied == AppliedNo {
+			e.Applied = AppliedUnknown // the results say of each write what came of it
+		}
+	}
+	return batchResultFrom(t.merged), err
 }
 
 func batchResultFrom(r *gen.WriteBatchReply) BatchResult {
