@@ -75,6 +75,7 @@ def main():
     if code:
         sys.exit(code)
     call(PYTHON, "-m", "unittest", "discover", "-s", CLIENT / "tests", "-p", "test_unit.py")
+    call(PYTHON, "-m", "unittest", "discover", "-s", CLIENT / "tests", "-p", "test_servers.py")
     test_tables()
     directory = temporary_directory("client-python")
     node = NodeProcess(directory / "data", ["--memory_limit_mb=256", "--partitions=4"]).start()

@@ -155,6 +155,106 @@ class MultiGet {
   api::MultiGetRequest request_;
 };
 
+// Writes a batch. While an op fails in a way that may pass, the whole batch is sent again under its name: each
+// partition that has carried out its ops answers as the first time. The results of all replies are merged here.
+//
+// Invariants:
+// - An op that is decided (it was applied, or its condition did not hold) keeps its first result: the later ones lack
+//   `current` and `previous`.
+// - Of an op that failed the last error counts, since each try judges it anew. It says kNo only if no try can have
+//   applied the op.
+// - Without a name, the batch is sent again only if no op can have been applied.
+class BatchWrite {
+ public:
+  explicit BatchWrite(api::WriteBatchRequest request) : request_(std::move(request)) {}
+
+  void attempt(Core& core, const Scope& scope, Connection& connection, const api::Context& context, Deadline deadline) {
+    api::WriteBatchReply reply;
+    try {
+      connection.call("writeBatch", context, request_, &reply, deadline);
+    } catch (const Failure& failure) {
+      lost_ |= failure.info.applied != Applied::kNo;
+      throw;
+    }
+    core.learn(scope, reply.context);
+    if (reply.results.size() != request_.ops.size() && reply.failed_conditions.empty()) {
+      lost_ = true;
+      throw transport_failure("the reply has another number of results than the request has ops", true);
+    }
+    merge(std::move(reply));
+    if (std::optional<ErrorInfo> passing = reason_to_repeat(!context.client_id.empty())) {
+      passing->applied = unknown_inside_ ? Applied::kUnknown : Applied::kNo;
+      throw Failure{*std::move(passing)};
+    }
+  }
+
+  // There will be no more tries. False: none was answered, so there is nothing to tell but the error.
+  bool end(const Error& error) {
+    if (!answered_) return false;
+    const bool of_server =
+        error.code() != Code::kDeadline && error.code() != Code::kTransport && error.code() != Code::kClosed;
+    for (OpResult& op : result_.results) {
+      if (is_decided(op)) continue;
+      const bool unknown = lost_ || op.error->applied != Applied::kNo;
+      if (of_server) op.error = error.info();
+      op.error->applied = unknown ? Applied::kUnknown : Applied::kNo;
+    }
+    return true;
+  }
+
+  BatchResult take_result() {
+    for (OpResult& op : result_.results) {
+      // The next call would have another name.
+      if (op.error && op.error->applied != Applied::kNo) op.error->retryable = false;
+    }
+    return std::move(result_);
+  }
+
+  bool* unknown_inside() { return &unknown_inside_; }
+
+ private:
+  static bool is_decided(const OpResult& op) { return !op.error || op.error->applied == Applied::kYes; }
+
+  void merge(api::WriteBatchReply&& reply) {
+    std::vector<OpResult> before = std::move(result_.results);
+    result_ = BatchResult();
+    for (api::WriteResult& wire : reply.results) result_.results.push_back(to_op_result(std::move(wire)));
+    for (api::FailedCondition& failed : reply.failed_conditions) {
+      result_.failed_conditions.push_back(
+          {static_cast<std::size_t>(failed.index), to_record(std::move(failed.current)), failed.current_value_omitted});
+    }
+    answered_ = true;
+    before.resize(result_.failed_conditions.empty() ? before.size() : 0);  // then nothing was applied
+    unknown_inside_ = false;
+    for (std::size_t i = 0; i < result_.results.size(); ++i) {
+      OpResult& op = result_.results[i];
+      if (i < before.size() && is_decided(before[i])) op = std::move(before[i]);
+      if (is_decided(op)) continue;
+      const bool was_unknown = i < before.size() && before[i].error->applied != Applied::kNo;
+      if (lost_ || was_unknown) op.error->applied = Applied::kUnknown;
+      unknown_inside_ |= op.error->applied != Applied::kNo;
+    }
+  }
+
+  // The error of an op for which the batch is sent again. One that names a server comes first: so all masters are
+  // asked, although one of them may be gone.
+  std::optional<ErrorInfo> reason_to_repeat(bool named) const {
+    const ErrorInfo* passing = nullptr;
+    for (const OpResult& op : result_.results) {
+      if (!named && (!op.error || op.error->applied != Applied::kNo)) return std::nullopt;
+      if (!op.error || !op.error->retryable) continue;
+      if (passing == nullptr || (passing->master.empty() && !op.error->master.empty())) passing = &*op.error;
+    }
+    return passing != nullptr ? std::optional(*passing) : std::nullopt;
+  }
+
+  const api::WriteBatchRequest request_;
+  BatchResult result_;
+  bool answered_ = false;
+  bool lost_ = false;  // a try may have been carried out without an answer that says what came of each op
+  bool unknown_inside_ = false;
+};
+
 }  // namespace
 }  // namespace detail
 
@@ -276,28 +376,17 @@ BatchResult Store::write_batch(const Batch& batch, const BatchOptions& options) 
   }
   request.__isset.conditions = true;
   CallSpec spec = write_spec(*scope_, options.level, options.timeout);
-  bool unknown_inside = false;
-  spec.unknown_inside = &unknown_inside;
-  api::WriteBatchReply reply;
+  BatchWrite write(std::move(request));
+  spec.unknown_inside = write.unknown_inside();
   Core& core = *scope_->core;
-  core.run(*scope_, spec, [&](Connection& connection, const api::Context& context, Deadline deadline) {
-    reply = api::WriteBatchReply();
-    connection.call("writeBatch", context, request, &reply, deadline);
-    core.learn(*scope_, reply.context);
-    if (reply.results.size() != request.ops.size() && reply.failed_conditions.empty()) {
-      throw transport_failure("the reply has another number of results than the request has ops", true);
-    }
-    for (const api::WriteResult& op : reply.results) {
-      unknown_inside |= op.__isset.error && to_info(op.error).applied == Applied::kUnknown;
-    }
-  });
-  BatchResult result;
-  for (api::WriteResult& wire : reply.results) result.results.push_back(to_op_result(std::move(wire)));
-  for (api::FailedCondition& failed : reply.failed_conditions) {
-    result.failed_conditions.push_back(
-        {static_cast<std::size_t>(failed.index), to_record(std::move(failed.current)), failed.current_value_omitted});
+  try {
+    core.run(*scope_, spec, [&](Connection& connection, const api::Context& context, Deadline deadline) {
+      write.attempt(core, *scope_, connection, context, deadline);
+    });
+  } catch (const Error& error) {
+    if (!write.end(error)) throw;
   }
-  return result;
+  return write.take_result();
 }
 
 std::int64_t Store::delete_range(const Range& range, const DeleteRangeOptions& options) {

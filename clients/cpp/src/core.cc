@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <utility>
 
 namespace pando::client::detail {
 namespace {
@@ -46,6 +47,9 @@ struct Core::Progress {
   bool asked = false;    // whether the server remembers writes
   std::optional<Lane> lane{};
   std::int64_t first_sent_ms = 0;
+  std::optional<std::size_t> wish{};   // the address that the last server has named
+  bool at_once = false;                // it was not asked yet, so the next try need not wait
+  std::vector<std::size_t> visited{};  // addresses that were asked
 };
 
 Core::Core(const std::vector<Address>& addresses, const Options& options)
@@ -72,19 +76,29 @@ void Core::run(const Scope& scope, const CallSpec& spec, const Attempt& attempt)
 void Core::try_once(const Scope& scope, const CallSpec& spec, const Attempt& attempt, Progress* progress) {
   ++progress->tries;
   progress->reused = false;
+  progress->at_once = false;
+  const std::optional<std::size_t> wish = std::exchange(progress->wish, std::nullopt);
   Pool::Lease pooled;
   Pool::Lease& lease = spec.own != nullptr ? *spec.own : pooled;
   if (lease && !lease->usable()) lease.discard();
-  if (!lease) lease = spec.own != nullptr ? pool_.dedicated(progress->deadline) : pool_.acquire(progress->deadline);
+  if (!lease) {
+    lease = spec.own != nullptr ? pool_.dedicated(progress->deadline, wish) : pool_.acquire(progress->deadline, wish);
+  }
   progress->reused = lease.reused();
+  if (std::find(progress->visited.begin(), progress->visited.end(), lease->address_index()) ==
+      progress->visited.end()) {
+    progress->visited.push_back(lease->address_index());
+  }
   name_write(spec, *lease, progress);
   const api::Context context = context_for(scope, spec, *lease, *progress);
   try {
     attempt(*lease, context, progress->deadline + kReplySlack);
   } catch (const ServerFailure& failure) {
     learn(scope, failure.context);
+    refer(spec, failure.info, &lease, progress);
     throw;
   } catch (const Failure& failure) {
+    if (!failure.transport) refer(spec, failure.info, &lease, progress);  // of an item of the reply
     // We have ended it ourselves, or the server may have closed it because it was idle: the address may be good.
     if (stopped(spec) || (failure.transport && lease.reused() && Clock::now() < progress->deadline)) {
       lease.discard();
@@ -96,6 +110,18 @@ void Core::try_once(const Scope& scope, const CallSpec& spec, const Attempt& att
     lease.discard();
     throw;
   }
+}
+
+void Core::refer(const CallSpec& spec, const ErrorInfo& info, Pool::Lease* lease, Progress* progress) {
+  const bool cannot = info.code == Code::kNotMaster || info.code == Code::kUnavailable;
+  const bool may_name_another = info.code == Code::kStaleMap || info.code == Code::kTooStale;
+  if (!cannot && !(may_name_another && !info.master.empty())) return;
+  progress->wish = pool_.refer((*lease)->address_index(), info.master);
+  if (progress->wish) {
+    const auto& visited = progress->visited;
+    progress->at_once = std::find(visited.begin(), visited.end(), *progress->wish) == visited.end();
+  }
+  if (spec.own != nullptr) lease->discard();  // a watch would ask the same server again
 }
 
 void Core::name_write(const CallSpec& spec, const Connection& connection, Progress* progress) {
@@ -141,6 +167,7 @@ void Core::wait_after(const CallSpec& spec, Progress* progress, Failure failure)
   if (spec.kind == CallKind::kNamedWrite && progress->asked && !progress->lane && progress->unknown) {
     give_up(spec, progress, std::move(info));
   }
+  if (progress->at_once) return;
   if (failure.transport && progress->reused && !progress->forgave) {
     progress->forgave = true;
     return;

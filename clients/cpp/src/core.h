@@ -122,6 +122,8 @@ class Core {
 
   bool stopped(const CallSpec& spec) const { return closed_ || (spec.stopped != nullptr && *spec.stopped); }
   void try_once(const Scope& scope, const CallSpec& spec, const Attempt& attempt, Progress* progress);
+  // After a server has said that it cannot serve the request: whom to ask next.
+  void refer(const CallSpec& spec, const ErrorInfo& info, Pool::Lease* lease, Progress* progress);
   void name_write(const CallSpec& spec, const Connection& connection, Progress* progress);
   api::Context context_for(const Scope& scope, const CallSpec& spec, const Connection& connection,
                            const Progress& progress);

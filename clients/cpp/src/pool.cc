@@ -25,6 +25,21 @@ std::size_t AddressBook::choose(Clock::time_point now) {
   return preferred_ = best;
 }
 
+std::size_t AddressBook::choose(Clock::time_point now, std::optional<std::size_t> wish) {
+  return wish && entries_[*wish].avoid_until <= now ? *wish : choose(now);
+}
+
+std::optional<std::size_t> AddressBook::refer(std::size_t from, std::string_view to, Clock::time_point now) {
+  for (std::size_t i = 0; i < entries_.size(); ++i) {
+    const Address& address = entries_[i].address;
+    if (address.text != to && address.host + ":" + address.port != to) continue;
+    if (i == from || entries_[i].avoid_until > now) break;
+    return preferred_ = i;
+  }
+  if (preferred_ == from) preferred_ = (from + 1) % entries_.size();
+  return std::nullopt;
+}
+
 void AddressBook::failed(std::size_t index, Clock::time_point now) { entries_[index].avoid_until = now + kAvoidTime; }
 
 void Pool::Lease::fail() {
@@ -47,24 +62,26 @@ Pool::Pool(const std::vector<Address>& addresses, std::size_t limit, std::string
       connect_timeout_(connect_timeout),
       book_(addresses, random_index(addresses.size())) {}
 
-Pool::Lease Pool::acquire(Deadline deadline) {
+std::optional<std::size_t> Pool::refer(std::size_t from, std::string_view to) {
+  const std::lock_guard lock(mutex_);
+  return book_.refer(from, to, Clock::now());
+}
+
+Pool::Lease Pool::acquire(Deadline deadline, std::optional<std::size_t> wish) {
   std::vector<std::unique_ptr<Connection>> dead;  // closed after the lock is released
   std::unique_lock lock(mutex_);
   for (;;) {
     if (closed_) throw closed_failure();
-    const std::size_t address = book_.choose(Clock::now());
-    if (std::unique_ptr<Connection> connection = take_idle(address, &dead)) {
+    const std::size_t address = book_.choose(Clock::now(), wish);
+    std::unique_ptr<Connection> connection = open_ < limit_ ? take_idle(address, &dead) : nullptr;
+    if (connection != nullptr) {
+      ++open_;
       lent_.insert(connection.get());
       Lease lease;
       lease.pool_ = this;
       lease.connection_ = std::move(connection);
       lease.reused_ = true;
       return lease;
-    }
-    if (open_ >= limit_ && !idle_.empty()) {  // to another address
-      dead.push_back(std::move(idle_.front()));
-      idle_.erase(idle_.begin());
-      --open_;
     }
     if (open_ < limit_) {
       ++open_;
@@ -78,12 +95,12 @@ Pool::Lease Pool::acquire(Deadline deadline) {
   }
 }
 
-Pool::Lease Pool::dedicated(Deadline deadline) {
+Pool::Lease Pool::dedicated(Deadline deadline, std::optional<std::size_t> wish) {
   std::size_t address = 0;
   {
     const std::lock_guard lock(mutex_);
     if (closed_) throw closed_failure();
-    address = book_.choose(Clock::now());
+    address = book_.choose(Clock::now(), wish);
   }
   return open(address, deadline, true);
 }
@@ -115,22 +132,25 @@ std::unique_ptr<Connection> Pool::take_idle(std::size_t address, std::vector<std
     std::unique_ptr<Connection> connection = std::move(idle_[i]);
     idle_.erase(idle_.begin() + static_cast<std::ptrdiff_t>(i));
     if (connection->usable()) return connection;
-    --open_;
     dead->push_back(std::move(connection));
   }
   return nullptr;
 }
 
 void Pool::give_back(std::unique_ptr<Connection> connection, bool keep, bool dedicated) {
+  std::unique_ptr<Connection> dead;  // closed after the lock is released
   const std::lock_guard lock(mutex_);
   lent_.erase(connection.get());
-  if (dedicated) {
-    connection.reset();
-  } else if (keep && !closed_) {
+  if (!dedicated) --open_;
+  if (!dedicated && keep && !closed_) {
     idle_.push_back(std::move(connection));
+    // Those to an address that is not used any more would stay although its server has closed them.
+    if (idle_.size() > limit_ && !idle_.front()->usable()) {
+      dead = std::move(idle_.front());
+      idle_.erase(idle_.begin());
+    }
   } else {
     connection.reset();
-    --open_;
   }
   freed_.notify_one();
 }
@@ -147,7 +167,6 @@ void Pool::close() {
   const std::lock_guard lock(mutex_);
   closed_ = true;
   idle.swap(idle_);
-  open_ -= idle.size();
   for (Connection* lent : lent_) lent->interrupt();
   freed_.notify_all();
 }

@@ -1,10 +1,13 @@
 // The connections of a client, and which address they go to.
 //
 // All calls prefer one address: a random one at first, and the next one when it fails. One that failed is avoided for a
-// second, unless all have.
+// second, unless all have. A server that cannot serve a request may name another one; it is asked next if it is one of
+// the addresses that the user gave.
 //
-// Invariant: open_ counts the pool's connections, idle and lent ones and those being opened; it is at most the limit.
-// Dedicated connections (of watches) are not counted.
+// Invariants:
+// - open_ counts the connections that are lent and those being opened; it is at most the limit. A connection is opened
+//   only when none to its address is idle, so there are no more than the limit to each address.
+// - Dedicated connections (of watches) are not counted.
 //
 // Threads: any. A lent connection belongs to one thread; close() interrupts it.
 #pragma once
@@ -12,8 +15,10 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "connection.h"
@@ -28,7 +33,12 @@ class AddressBook {
   }
   const Address& at(std::size_t index) const { return entries_[index].address; }
   std::size_t choose(Clock::time_point now);
+  // This one, unless it failed lately.
+  std::size_t choose(Clock::time_point now, std::optional<std::size_t> wish);
   void failed(std::size_t index, Clock::time_point now);
+  // The server at `from` cannot serve a request, and names who can ("" = it does not know). Makes the next calls prefer
+  // that one if its address is one of these and did not fail lately, and returns it; otherwise, the one after `from`.
+  std::optional<std::size_t> refer(std::size_t from, std::string_view to, Clock::time_point now);
 
  private:
   struct Entry {
@@ -76,10 +86,12 @@ class Pool {
 
   Pool(const std::vector<Address>& addresses, std::size_t limit, std::string client_name, milliseconds connect_timeout);
 
-  // An idle connection or a new one; waits while all are lent. Throws Failure (nothing was sent).
-  Lease acquire(Deadline deadline);
+  // An idle connection or a new one, to the address that is wished for unless that failed lately; waits while all are
+  // lent. Throws Failure (nothing was sent).
+  Lease acquire(Deadline deadline, std::optional<std::size_t> wish = std::nullopt);
   // A connection that is not shared.
-  Lease dedicated(Deadline deadline);
+  Lease dedicated(Deadline deadline, std::optional<std::size_t> wish = std::nullopt);
+  std::optional<std::size_t> refer(std::size_t from, std::string_view to);
   // Ends the wait of a lent connection's owner. Nothing happens if it is not lent any more.
   void interrupt(const Connection* connection);
   void close();

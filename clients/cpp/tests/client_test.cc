@@ -5,13 +5,13 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
-#include <deque>
 #include <future>
 #include <ranges>
 
 #include "fake_server.h"
 #include "pando_constants.h"
 #include "pool.h"
+#include "script.h"
 
 namespace pando::client::testing {
 namespace {
@@ -20,62 +20,6 @@ using namespace std::chrono_literals;
 using Clock = std::chrono::steady_clock;
 
 static_assert(std::ranges::input_range<Scan> && std::ranges::input_range<Watch>);
-
-api::GetReply found(const std::string& value) {
-  api::GetReply reply;
-  reply.record.__set_found(true);
-  reply.record.__set_value(value);
-  reply.record.__set_version(7);
-  reply.__isset.record = true;
-  return reply;
-}
-
-api::WriteResult applied(std::int64_t version = 1) {
-  api::WriteResult result;
-  result.__set_applied(true);
-  result.__set_version(version);
-  return result;
-}
-
-// Answers a request that is not hello with the next of these, and with the last one from then on.
-class Script {
- public:
-  using Step = std::function<std::optional<Answer>(const Request&)>;
-  Script(std::initializer_list<Step> steps) : steps_(steps) {}
-  std::optional<Answer> operator()(const Request& request) {
-    if (request.method == "hello") return std::nullopt;
-    const std::lock_guard lock(mutex_);
-    const Step step = steps_.front();
-    if (steps_.size() > 1) steps_.pop_front();
-    return step(request);
-  }
-
- private:
-  std::mutex mutex_;
-  std::deque<Step> steps_;
-};
-
-FakeServer::Handler scripted(std::initializer_list<Script::Step> steps) {
-  return [script = std::make_shared<Script>(steps)](const Request& request) { return (*script)(request); };
-}
-
-std::optional<Answer> cut(const Request&) { return std::nullopt; }
-std::optional<Answer> answer_get(const Request& request) { return reply(request, found("x")); }
-std::optional<Answer> answer_write(const Request& request) { return reply(request, applied()); }
-
-Client make_client(const FakeServer& server, Options options = {}) { return Client({server.address()}, options); }
-
-// The error that a call throws.
-template <class E, class Call>
-E thrown(const Call& call) {
-  try {
-    call();
-  } catch (const E& error) {
-    return error;
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return E(ErrorInfo{});
-}
 
 // -- what needs no server
 // ----------------------------------------------------------------------------------------------
@@ -301,25 +245,49 @@ TEST(Connections, ARequestBeyondTheFrameLimitIsNotSent) {
   EXPECT_EQ(server.connections(), 1);
 }
 
-TEST(Connections, AMethodThatTheServerDoesNotHaveIsABadRequest) {
-  FakeServer server(scripted({[](const Request& request) {
-                                using namespace apache::thrift::protocol;
-                                const auto memory = std::make_shared<Memory>();
-                                Protocol out(memory);
-                                out.writeMessageBegin(request.method, T_EXCEPTION, request.sequence);
-                                const apache::thrift::TApplicationException error(
-                                    apache::thrift::TApplicationException::UNKNOWN_METHOD, "no such method");
-                                error.write(&out);
-                                out.writeMessageEnd();
-                                return Answer{frame(memory->getBufferAsString())};
-                              },
-                              answer_write}));
-  Client client = make_client(server);
-  const auto error = thrown<BadRequestError>([&] { client.touch("k", Expiry::never()); });
-  EXPECT_EQ(error.applied(), Applied::kNo);
-  EXPECT_EQ(error.tries(), 1);
-  EXPECT_TRUE(client.put("k", "v").applied);
-  EXPECT_EQ(server.connections(), 1);
+Script::Step answer_exception(int type) {
+  return [type](const Request& request) {
+    using namespace apache::thrift::protocol;
+    using E = apache::thrift::TApplicationException;
+    const auto memory = std::make_shared<Memory>();
+    Protocol out(memory);
+    out.writeMessageBegin(request.method, T_EXCEPTION, request.sequence);
+    E(static_cast<E::TApplicationExceptionType>(type), "told to").write(&out);
+    out.writeMessageEnd();
+    return Answer{frame(memory->getBufferAsString())};
+  };
+}
+
+TEST(Exceptions, ThatComeBeforeAnythingIsDoneAreBadRequests) {
+  for (const int type : {1, 2, 7, 8, 9, 10}) {
+    FakeServer server(scripted({answer_exception(type), answer_write}));
+    Client client = make_client(server);
+    const auto error = thrown<BadRequestError>([&] { client.touch("k", Expiry::never()); });
+    EXPECT_EQ(error.applied(), Applied::kNo) << type;
+    EXPECT_EQ(error.tries(), 1) << type;
+    EXPECT_TRUE(client.put("k", "v").applied);
+    EXPECT_EQ(server.connections(), 1) << type;
+  }
+}
+
+TEST(Exceptions, OfOtherTypesDoNotSayWhatCameOfAWrite) {
+  for (const int type : {0, 6, 77}) {
+    FakeServer server(scripted({answer_exception(type), answer_exception(type), answer_write}));
+    Client client = make_client(server);
+    const auto error = thrown<InternalError>([&] { client.put("k", "v"); });
+    EXPECT_EQ(error.applied(), Applied::kUnknown) << type;
+    EXPECT_EQ(error.tries(), 1) << type;
+    EXPECT_EQ(thrown<InternalError>([&] { client.get("k"); }).applied(), Applied::kNo) << type;
+  }
+}
+
+TEST(Exceptions, ThatAnswerAnotherRequestCostTheirConnection) {
+  for (const int type : {3, 4, 5}) {
+    FakeServer server(scripted({answer_exception(type), answer_write}));
+    EXPECT_TRUE(make_client(server).put("k", "v").applied);
+    EXPECT_EQ(server.requests().size(), 2u) << type;
+    EXPECT_EQ(server.connections(), 2) << type;
+  }
 }
 
 TEST(Connections, CloseEndsACallThatWaits) {

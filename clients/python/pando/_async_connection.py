@@ -61,6 +61,10 @@ class AsyncConnection:
         except TransportError as error:
             connection.close()
             raise TransportError(f"no hello from {address[0]}:{address[1]}: {error.message}", sent=False) from error
+        except PandoError as error:
+            connection.close()
+            error.applied = Applied.NO
+            raise
         except BaseException:
             connection.close()
             raise

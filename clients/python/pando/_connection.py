@@ -39,6 +39,10 @@ class Connection:
         except TransportError as error:
             self.close()
             raise TransportError(f"no hello from {address[0]}:{address[1]}: {error.message}", sent=False) from error
+        except PandoError as error:
+            self.close()
+            error.applied = Applied.NO
+            raise
         except BaseException:
             self.close()
             raise
@@ -103,7 +107,8 @@ class Connection:
 
 
 class Pool:
-    """At most `size` connections, lent to one caller each. May be used by several threads."""
+    """At most `size` connections are lent, to one caller each, and no more are kept to each address. May be used by
+    several threads."""
 
     def __init__(self, addresses: AddressBook, size: int, connect_timeout_s: float, client_name: str):
         self.addresses = addresses
@@ -111,7 +116,7 @@ class Pool:
         self._connect_timeout_s = connect_timeout_s
         self._client_name = client_name
         self._idle: List[Connection] = []
-        self._open = 0
+        self._lent = 0  # and those that are being made
         self._closed = False
         self._changed = threading.Condition()
 
@@ -119,7 +124,7 @@ class Pool:
         """In the child: the sockets belong to the parent, so they are closed here without a word to the server."""
         self.addresses = addresses
         self._changed = threading.Condition()
-        idle, self._idle, self._open = self._idle, [], 0
+        idle, self._idle, self._lent = self._idle, [], 0
         for connection in idle:
             connection.close()
 
@@ -129,14 +134,11 @@ class Pool:
             while True:
                 if self._closed:
                     raise ClosedError("client")
-                connection = self._take_idle(prefer)
-                if connection:
-                    return connection
-                if self._open >= self._size and self._idle:
-                    self._idle.pop(0).close()
-                    self._open -= 1
-                if self._open < self._size:
-                    self._open += 1
+                if self._lent < self._size:
+                    connection = self._take_idle(prefer)
+                    self._lent += 1
+                    if connection:
+                        return connection
                     break
                 if not self._changed.wait(max(deadline - time.monotonic(), 0)) and time.monotonic() >= deadline:
                     raise TransportError(f"all {self._size} connections of the client are in use", sent=False)
@@ -151,7 +153,6 @@ class Pool:
             connection = self._idle[i]
             if not connection.is_usable():
                 self._idle.pop(i).close()
-                self._open -= 1
             elif connection.address == prefer or (prefer is None and not self.addresses.avoids(connection.address)):
                 return self._idle.pop(i)
         return None
@@ -180,11 +181,14 @@ class Pool:
 
     def release(self, connection: Connection) -> None:
         with self._changed:
+            self._lent -= 1
             if self._closed:
                 connection.close()
-                self._open -= 1
             else:
                 self._idle.append(connection)
+                # Those to an address that is not used any more would stay although the server has closed them.
+                if len(self._idle) > self._size and not self._idle[0].is_usable():
+                    self._idle.pop(0).close()
             self._changed.notify()
 
     def discard(self, connection: Connection) -> None:
@@ -193,7 +197,7 @@ class Pool:
 
     def _lost_one(self) -> None:
         with self._changed:
-            self._open -= 1
+            self._lent -= 1
             self._changed.notify()
 
     def close(self) -> None:
@@ -201,6 +205,5 @@ class Pool:
             self._closed = True
             for connection in self._idle:
                 connection.close()
-            self._open -= len(self._idle)
             self._idle = []
             self._changed.notify_all()

@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any, List, Optional, Sequence, Tuple, Union
+from typing import Any, List, Optional, Sequence, Set, Tuple, Union
 
 from . import errors
 from . import _requests as requests
@@ -65,6 +65,27 @@ class AddressBook:
             failed = self._failed_at.get(address, float("-inf"))
             return now - failed < AVOID_FAILED_S and any(
                 now - at >= AVOID_FAILED_S for other, at in self._failed_at.items() if other != address)
+
+    def refer(self, asked: Address, named: str) -> Tuple[Optional[Address], bool]:
+        """The server `asked` cannot serve a request, and names who can ("" = it does not know). Returns whom to ask next,
+        None if there is no other, and whether that is the named one: it is if its address is one of these and did not
+        fail lately. Otherwise it is the one after `asked`."""
+        try:
+            master = parse_addresses(named)[0]
+        except ValueError:
+            master = asked
+        with self._lock:
+            if asked not in self._failed_at or len(self._addresses) < 2:
+                return None, False
+            long_ago = time.monotonic() - AVOID_FAILED_S
+            if master != asked and self._failed_at.get(master, float("inf")) <= long_ago:
+                self._current = self._addresses.index(master)
+                return master, True
+            index = self._addresses.index(asked)
+            after = (index + 1) % len(self._addresses)
+            if self._current == index:
+                self._current = after
+            return self._addresses[after], False
 
     def worked(self, address: Address) -> None:
         with self._lock:
@@ -180,13 +201,16 @@ class Attempts:
         self.timeout_ms = min(core.defaults.timeout_ms if timeout_ms is None else timeout_ms, LONGEST_CALL_MS)
         self.deadline = time.monotonic() + self.timeout_ms / 1000
         self.tries = 0
-        self.prefer: Optional[Address] = None
+        self.prefer: Optional[Address] = None  # whom the last server has named, or the one after it
+        self._at_once = False  # it was named, and not asked yet, so the next try need not wait
+        self._asked: Set[Address] = set()
         self._lane: Optional[Lane] = None
         self._first_sent_ms = 0
         self._unknown = False
         self._last: Optional[PandoError] = None
         self._backoff_s = FIRST_BACKOFF_S
         self._answered = False
+        self._op_failed: Optional[PandoError] = None  # the error of an op for which a batch is sent again
 
     def remaining_s(self) -> float:
         return self.deadline - time.monotonic()
@@ -223,23 +247,37 @@ class Attempts:
             result = self.call.convert(reply)
         except (AttributeError, TypeError) as error:
             raise errors.ProtocolError(f"the reply to {self.call.method} lacks something: {error}", sent=True) from error
-        self._answered = not any_unknown(result)
+        batch = self.call.batch
+        if batch:
+            result = batch.add(result)
+            self._op_failed = batch.reason_to_repeat(self._lane is not None)
+            if self._op_failed:
+                raise self._op_failed
+        self._answered = not batch or not batch.any_unknown()
         return result
 
     def refused(self, error: Any, asked: Address) -> PandoError:
         """The exception for a KvError, which may name the node to ask next."""
         self.core.saw(error.context)
         refused = kv_error(error)
-        if refused.master:
-            try:
-                self.prefer = parse_addresses(refused.master)[0]
-            except ValueError:
-                pass
-        elif self.prefer == asked:
-            self.prefer = None
-        if refused.name == "UNAVAILABLE":
-            self.core.addresses.failed(asked)  # another router may know more
+        self.refer(refused, asked)
         return refused
+
+    def refer(self, error: PandoError, asked: Address) -> None:
+        """After an error of a server, or of an item of its reply: whom to ask next."""
+        self._asked.add(asked)
+        self.prefer, self._at_once = None, False
+        cannot = error.name in ("NOT_MASTER", "UNAVAILABLE")  # another router may know more
+        if cannot or (error.master and error.name in ("STALE_MAP", "TOO_STALE")):
+            self.prefer, is_named = self.core.addresses.refer(asked, error.master)
+            self._at_once = is_named and self.prefer not in self._asked
+
+    def partial(self, error: PandoError) -> Any:
+        """What is to be returned although the call ends with this error: the results of a batch of which a reply told.
+        Raises the error if there are none."""
+        if self.call.batch:
+            return self.call.batch.end(error)
+        raise error
 
     def failed(self, error: PandoError, at_once: bool = False) -> float:
         """After a failed try: how long to wait before the next one, in seconds. Raises if there is none to be."""
@@ -248,8 +286,10 @@ class Attempts:
             error.applied = Applied.NO
         if error.applied == Applied.UNKNOWN:
             self._unknown = True
+            if self.call.batch and error is not self._op_failed:
+                self.call.batch.lost = True
         if isinstance(error, errors.TransportError):
-            self.prefer = None
+            self.prefer, self._at_once = None, False
         self._last = error
         # A write at level ONE has no name, as the server refuses one there.
         may_repeat = self.call.kind != requests.WRITE or self._lane is not None or error.applied == Applied.NO
@@ -261,7 +301,8 @@ class Attempts:
                 error.applied = Applied.UNKNOWN  # an earlier try may have taken effect
             self._answered = error.applied != Applied.UNKNOWN
             raise error
-        if remaining <= 0 or error.retry_after_ms / 1000 >= remaining:
+        at_once = at_once or self._at_once
+        if remaining <= 0 or (error.retry_after_ms / 1000 >= remaining and not at_once):
             raise self.expired() from error
         if at_once:
             return 0.0
@@ -285,12 +326,6 @@ class Attempts:
         if self._lane and self._answered:
             self.core.return_lane(self._lane)
         self._lane = None
-
-
-def any_unknown(result: Any) -> bool:
-    """Whether an op of a batch has an unknown outcome."""
-    results = getattr(result, "results", None) or ()
-    return any(r.error is not None and r.error.applied == Applied.UNKNOWN for r in results)
 
 
 class ScanState:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Union
 
 from . import types
+from ._batch import BatchOutcome
 from ._codec import kv_error
 from ._generated import constants, ttypes
 from .errors import UNSUPPORTED, Applied, BadRequestError, ProtocolError
@@ -26,6 +27,7 @@ class Call(NamedTuple):
     level: int = 0
     max_staleness_ms: int = 0
     needs: str = ""  # a feature of the server
+    batch: Optional[BatchOutcome] = None  # of a writeBatch
 
     def changes(self) -> bool:
         """It may change records, so it matters whether it took effect."""
@@ -121,14 +123,26 @@ def touch(op: Touch) -> Call:
 
 
 def multi_get(keys: Iterable[bytes], snapshot: Any) -> Call:
+    """Keys that cannot be read now are asked for again, and the others are not."""
     request = ttypes.MultiGetRequest([to_bytes("key", key) for key in keys], snapshot_token(snapshot))
+    asked = list(request.keys)
+    records: List[Optional[Record]] = [None] * len(asked)
+    missing = list(range(len(asked)))  # indexes of the keys that were not read yet
 
     def convert(reply: Any) -> List[Optional[Record]]:
-        check_length("keys", len(request.keys), reply.items)
-        for item in reply.items:
-            if item.error is not None:
-                raise kv_error(item.error)
-        return [record(item.record) for item in reply.items]
+        check_length("keys", len(missing), reply.items)
+        failed = []
+        for index, item in zip(missing, reply.items):
+            if item.error is None:
+                records[index] = record(item.record)
+            else:
+                failed.append((index, kv_error(item.error)))
+        missing[:] = [index for index, _ in failed]
+        request.keys = [asked[index] for index in missing]
+        if failed:
+            # One that will not pass, or one that names a server, or any.
+            raise min((error for _, error in failed), key=lambda error: (error.retryable, not error.master))
+        return records
 
     return Call("multiGet", request, convert)
 
@@ -163,7 +177,7 @@ def write_batch(ops: Sequence[Op], all_or_nothing: bool, conditions: Sequence[ty
             check_length("ops", len(request.ops), reply.results)
         return BatchResult([write_result(result) for result in reply.results], failed)
 
-    return Call("writeBatch", request, convert, WRITE)
+    return Call("writeBatch", request, convert, WRITE, batch=BatchOutcome())
 
 
 # -- ranges ------------------------------------------------------------------------------------------------------------

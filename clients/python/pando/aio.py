@@ -179,7 +179,11 @@ class AsyncClient(_AsyncReads, _AsyncWrites):
                     return await self._try(attempts, connection)
                 except PandoError as error:
                     # What fails on a connection that was idle is repeated at once: the server may have closed it.
-                    wait_s = attempts.failed(error, again and isinstance(error, TransportError) and attempts.tries == 0)
+                    try:
+                        wait_s = attempts.failed(error, again and isinstance(error, TransportError)
+                                                 and attempts.tries == 0)
+                    except PandoError as final:
+                        return attempts.partial(final)
                 await asyncio.sleep(wait_s)
         finally:
             attempts.end()
@@ -196,6 +200,9 @@ class AsyncClient(_AsyncReads, _AsyncWrites):
             self._pool.addresses.failed(connection.address)
             if isinstance(error, ProtocolError):
                 connection.retire()
+            raise
+        except PandoError as error:
+            attempts.refer(error, connection.address)
             raise
         finally:
             self._pool.release(connection)
@@ -403,14 +410,18 @@ class AsyncWatch:
     async def _try(self, attempts: Attempts) -> types.Changes:
         pool = self._client._pool  # pylint: disable=protected-access
         if not self._connection:
-            self._connection = await pool.connect(attempts.deadline, None, [])
+            self._connection = await pool.connect(attempts.deadline, attempts.prefer, [])
         connection = self._connection
         try:
             context = attempts.context(connection.server)
             return attempts.result(await connection.call("watch", context, attempts.call.request,
                                                          max(attempts.remaining_s(), 0) + GRACE_S))
         except codec.ServerRefused as refused:
-            raise attempts.refused(refused.error, connection.address) from None
+            refusal = attempts.refused(refused.error, connection.address)
+            if attempts.prefer:
+                connection.close()
+                self._connection = None
+            raise refusal from None
         except BaseException as error:
             connection.close()
             self._connection = None

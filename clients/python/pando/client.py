@@ -146,6 +146,9 @@ class _Writes:
                     timeout_ms: Optional[float] = None) -> types.BatchResult:
         """Several writes in one request, with a result for each. Ops on keys of one {tag} become visible together.
 
+        While ops fail in a way that may pass, the batch is sent again, under the same name. When its time is over, it
+        returns what is known, and the results of those ops have their errors.
+
         all_or_nothing: one refused op refuses all ops of its partition. conditions: all must hold, or no op is applied;
         all keys must then have one {tag}.
         """
@@ -215,8 +218,9 @@ class Client(_Reads, _Writes):
     """A client of a cluster, or of one node.
 
     addresses: "host:port" of one or several routers (or nodes); a call that one of them does not answer goes to the next.
-    pool_size: the most connections, and so the most calls at once; a Watch has one of its own. Connections are made when
-    they are needed. After a fork, the child makes its own. read_level, write_level, max_staleness_ms: what calls use
+    Calls that name their keys may be given all nodes of a cluster instead: they go to the master that a node names, if that
+    is one of these addresses. pool_size: the most calls at once, and the most connections to each address (of an
+    AsyncClient, in all); a Watch has one of its own. Connections are made when they are needed. After a fork, the child makes its own. read_level, write_level, max_staleness_ms: what calls use
     that name none.
     """
 
@@ -255,7 +259,10 @@ class Client(_Reads, _Writes):
                     return self._try(attempts, connection)
                 except PandoError as error:
                     # What fails on a connection that was idle is repeated at once: the server may have closed it.
-                    wait_s = attempts.failed(error, again and isinstance(error, TransportError))
+                    try:
+                        wait_s = attempts.failed(error, again and isinstance(error, TransportError))
+                    except PandoError as final:
+                        return attempts.partial(final)
                 if wait_s:
                     time.sleep(wait_s)
         finally:
@@ -274,7 +281,8 @@ class Client(_Reads, _Writes):
             healthy = False
             self._pool.addresses.failed(connection.address)
             raise
-        except PandoError:
+        except PandoError as error:
+            attempts.refer(error, connection.address)
             raise
         except BaseException:
             healthy = False
@@ -527,14 +535,18 @@ class Watch:
     def _try(self, attempts: Attempts) -> types.Changes:
         pool = self._client._pool  # pylint: disable=protected-access
         if not self._connection:
-            self._connection = pool.connect(attempts.deadline)
+            self._connection = pool.connect(attempts.deadline, attempts.prefer)
         connection = self._connection
         try:
             context = attempts.context(connection.server)
             return attempts.result(connection.call("watch", context, attempts.call.request,
                                                    max(attempts.remaining_s(), 0) + GRACE_S))
         except codec.ServerRefused as refused:
-            raise attempts.refused(refused.error, connection.address) from None
+            refusal = attempts.refused(refused.error, connection.address)
+            if attempts.prefer:
+                connection.close()
+                self._connection = None
+            raise refusal from None
         except BaseException as error:
             connection.close()
             self._connection = None

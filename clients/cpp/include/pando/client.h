@@ -190,7 +190,9 @@ class Store : public Reader {
   std::int64_t increment(std::string_view key, std::int64_t delta = 1, const IncrementOptions& options = {});
   /// Changes when a record expires (not Expiry::keep). If there is none, `applied` is false.
   WriteResult touch(std::string_view key, const Expiry& expiry, const TouchOptions& options = {});
-  /// Several writes in one request, with a result for each.
+  /// Several writes in one request, with a result for each. While ops fail in a way that may pass, the batch is sent
+  /// again under its name, in which what was applied is not applied again. When its time is over, those ops have their
+  /// errors.
   BatchResult write_batch(const Batch& batch, const BatchOptions& options = {});
   /// Removes the records of a range, some with each request, and returns their number. It is not atomic. If it fails,
   /// some may be removed; calling it again is safe.

@@ -39,7 +39,7 @@ struct Options {
   milliseconds timeout{10'000};
   /// How long a connection may take to open, and the server to greet on it.
   milliseconds connect_timeout{2'000};
-  /// The most connections that calls use at a time. Each watch has one of its own besides.
+  /// The most connections that calls use at a time, and that are kept to each address. Each watch has one besides.
   std::size_t pool_size = 8;
   /// For the logs and metrics of the server.
   std::string client_name{};

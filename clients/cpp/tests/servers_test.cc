@@ -1,0 +1,298 @@
+// Tests of the client against several scripted servers, and of batches of which some ops fail: whom it asks next, what
+// it sends again, and what it says of it.
+#include <gtest/gtest.h>
+#include <pando/client.h>
+
+#include <atomic>
+#include <chrono>
+#include <vector>
+
+#include "fake_server.h"
+#include "pool.h"
+#include "script.h"
+
+namespace pando::client::testing {
+namespace {
+
+using namespace std::chrono_literals;
+using Clock = std::chrono::steady_clock;
+
+// -- whom to ask next
+// ----------------------------------------------------------------------------------------------
+
+api::KvError not_master(const std::string& master) {
+  api::KvError error = kv_error(5, 1, true, 20);
+  error.__set_master(master);
+  return error;
+}
+
+TEST(Addresses, AServerRefersToOthersThatTheUserGave) {
+  using detail::parse_address;
+  detail::AddressBook book({parse_address("a:1"), parse_address("b:1"), parse_address("[::1]:1")}, 0);
+  const Clock::time_point now = Clock::now();
+  EXPECT_EQ(book.refer(0, "[::1]:1", now), 2u);
+  EXPECT_EQ(book.choose(now), 2u) << "later calls go there too";
+  EXPECT_EQ(book.refer(2, "stranger:1", now), std::nullopt);
+  EXPECT_EQ(book.choose(now), 0u) << "to the next one";
+  EXPECT_EQ(book.refer(0, "", now), std::nullopt);
+  EXPECT_EQ(book.choose(now), 1u);
+  EXPECT_EQ(book.refer(1, "b:1", now), std::nullopt) << "it names itself";
+  EXPECT_EQ(book.choose(now), 2u);
+  EXPECT_EQ(book.choose(now, 0), 0u) << "what one call wishes changes nothing for the others";
+  EXPECT_EQ(book.choose(now), 2u);
+  book.failed(0, now);
+  EXPECT_EQ(book.choose(now, 0), 2u);
+  EXPECT_EQ(book.refer(2, "a:1", now), std::nullopt) << "it failed lately";
+}
+
+TEST(Masters, AreFollowed) {
+  FakeServer master(scripted({answer_write}));
+  FakeServer other([&](const Request& request) -> std::optional<Answer> {
+    if (request.method == "hello") return std::nullopt;
+    return failure(request, not_master(master.address()));
+  });
+  for (int i = 0; i < 8; ++i) {  // a client begins with any of its addresses
+    Client client({other.address(), master.address()}, {.timeout = 2s});
+    EXPECT_TRUE(client.put("k", "v").applied);
+    EXPECT_TRUE(client.put("k", "v").applied);
+  }
+  EXPECT_EQ(master.requests().size(), 16u);
+  EXPECT_LE(other.requests().size(), 8u) << "the second put goes where the first one went";
+}
+
+TEST(Masters, WithoutAWaitUnlessTheyWereAskedAlready) {
+  FakeServer* first = nullptr;
+  FakeServer second([&](const Request& request) -> std::optional<Answer> {
+    if (request.method == "hello") return std::nullopt;
+    api::KvError error = not_master(first->address());
+    error.__set_retry_after_ms(150);
+    return failure(request, error);
+  });
+  FakeServer server([&](const Request& request) -> std::optional<Answer> {
+    if (request.method == "hello") return std::nullopt;
+    api::KvError error = not_master(second.address());
+    error.__set_retry_after_ms(150);
+    return failure(request, error);
+  });
+  first = &server;
+  Client client({server.address(), second.address()}, {.timeout = 400ms});
+  const auto error = thrown<DeadlineError>([&] { client.get("k"); });
+  EXPECT_EQ(error.cause()->code, Code::kNotMaster);
+  EXPECT_EQ(error.tries(), 4) << "at 0, 0, 150 and 300 ms";
+}
+
+TEST(Masters, AtAddressesThatTheUserDidNotGiveAreNotAsked) {
+  FakeServer stranger(scripted({answer_get}));
+  FakeServer server([&](const Request& request) -> std::optional<Answer> {
+    if (request.method == "hello") return std::nullopt;
+    return failure(request, not_master(stranger.address()));
+  });
+  Client client = make_client(server, {.timeout = 150ms});
+  const auto error = thrown<DeadlineError>([&] { client.get("k"); });
+  EXPECT_EQ(error.cause()->master, stranger.address());
+  EXPECT_EQ(stranger.connections(), 0);
+  EXPECT_GT(server.requests().size(), 2u);
+}
+
+TEST(Masters, OfTheItemsOfAReplyAreAskedOneAfterTheOther) {
+  FakeServer* second = nullptr;
+  const auto serves = [&](const std::string& mine, FakeServer** other) {
+    return [mine, other](const Request& request) -> std::optional<Answer> {
+      if (request.method == "hello") return std::nullopt;
+      api::MultiGetReply wire;
+      for (const std::string& key : request.as<api::MultiGetRequest>().keys) {
+        api::MultiGetItem& item = wire.items.emplace_back();
+        if (key == mine) {
+          item.record = found(key).record;
+        } else {
+          item.__set_error(not_master((*other)->address()));
+        }
+      }
+      return reply(request, wire);
+    };
+  };
+  FakeServer* first = nullptr;
+  FakeServer a(serves("a", &second));
+  FakeServer b(serves("b", &first));
+  first = &a;
+  second = &b;
+  Client client({a.address(), b.address()}, {.timeout = 2s});
+  const auto records = client.multi_get({"b", "a"});
+  EXPECT_EQ(records.at(0)->value, "b");
+  EXPECT_EQ(records.at(1)->value, "a");
+  EXPECT_EQ(a.requests().size() + b.requests().size(), 2u);
+}
+
+TEST(Masters, AWatchLeavesAServerThatCannotServeIt) {
+  const auto watching = [](const Request& request) {
+    api::WatchReply wire;
+    wire.__set_position("p");
+    return reply(request, wire);
+  };
+  FakeServer good(scripted({watching}));
+  FakeServer bad([&](const Request& request) -> std::optional<Answer> {
+    if (request.method == "hello") return std::nullopt;
+    return failure(request, kv_error(10, 1, true));
+  });
+  for (int i = 0; i < 6; ++i) {
+    Client client({bad.address(), good.address()}, {.timeout = 3s});
+    EXPECT_EQ(client.watch("").position(), "p");
+  }
+  EXPECT_EQ(good.requests().size(), 6u);
+}
+
+TEST(Connections, ToSeveralAddressesDoNotDisplaceEachOther) {
+  FakeServer* other = nullptr;
+  std::atomic<bool> turn = false;
+  const auto serve = [&](bool mine) {
+    return [&, mine](const Request& request) -> std::optional<Answer> {
+      if (request.method == "hello") return std::nullopt;
+      if (turn == mine) return answer_get(request);
+      return failure(request, not_master(other->address()));
+    };
+  };
+  FakeServer a(serve(false));
+  FakeServer b(serve(true));
+  Client client({a.address(), b.address()}, {.timeout = 2s, .pool_size = 1});
+  for (int i = 0; i < 20; ++i) {
+    turn = i % 2 == 1;
+    other = turn ? &b : &a;
+    EXPECT_TRUE(client.get("k"));
+  }
+  EXPECT_EQ(a.connections() + b.connections(), 2);
+}
+
+// -- batches of which some ops failed
+// ----------------------------------------------------------------------------------------------
+
+using OpAnswers = std::vector<api::WriteResult>;
+
+api::WriteResult op_failed(std::int32_t code, std::int32_t applied, bool retryable, std::int32_t retry_after_ms = 1) {
+  api::WriteResult result;
+  result.__set_error(kv_error(code, applied, retryable, retry_after_ms));
+  return result;
+}
+
+Script::Step answer_ops(OpAnswers ops) {
+  return [ops = std::move(ops)](const Request& request) {
+    api::WriteBatchReply wire;
+    wire.__set_results(ops);
+    return reply(request, wire);
+  };
+}
+
+Batch two_puts() { return Batch().put("1", "x").put("2", "x"); }
+
+TEST(Batches, ThatFailedInPartAreSentAgainUnderTheSameName) {
+  FakeServer server(
+      scripted({answer_ops({applied(7), op_failed(10, 0, true)}), answer_ops({op_failed(10, 0, false), applied(8)})}));
+  Client client = make_client(server);
+  const BatchResult result = client.write_batch(two_puts());
+  ASSERT_TRUE(result.all_applied());
+  EXPECT_EQ(result.results[0].version, 7) << "what was decided stays, whatever a later try says";
+  EXPECT_EQ(result.results[1].version, 8);
+  const std::vector<Request> requests = server.requests();
+  ASSERT_EQ(requests.size(), 2u);
+  EXPECT_EQ(requests[0].context.client_id, requests[1].context.client_id);
+  EXPECT_EQ(requests[0].context.sequence, requests[1].context.sequence);
+  EXPECT_EQ(requests[0].context.first_sent_ms, requests[1].context.first_sent_ms);
+  client.put("k", "v");
+  EXPECT_EQ(server.requests("put").at(0).context.sequence, 2) << "all is known, so the lane is used again";
+}
+
+TEST(Batches, JudgeWhatFailedAnewWithEachTry) {
+  FakeServer server(scripted({answer_ops({op_failed(15, 1, false), op_failed(8, 1, true)}),
+                              answer_ops({applied(3), op_failed(15, 1, false)})}));
+  const BatchResult result = make_client(server).write_batch(two_puts());
+  EXPECT_TRUE(result.results.at(0).applied) << "there was space again";
+  EXPECT_EQ(result.results.at(1).error->code, Code::kDiskFull);
+  EXPECT_EQ(result.results.at(1).error->applied, Applied::kNo);
+}
+
+TEST(Batches, EndWithTheirResultsWhenTimeIsOver) {
+  FakeServer server(scripted({answer_ops({applied(7), op_failed(10, 1, true)})}));
+  Client client = make_client(server, {.timeout = 100ms});
+  BatchResult result = client.write_batch(two_puts());
+  EXPECT_TRUE(result.results.at(0).applied);
+  EXPECT_EQ(result.results.at(1).error->applied, Applied::kNo);
+  EXPECT_TRUE(result.results.at(1).error->retryable);
+  EXPECT_GT(server.requests().size(), 1u);
+
+  FakeServer lost(scripted({answer_ops({applied(7), op_failed(10, 1, true)}), cut}));
+  result = make_client(lost, {.timeout = 100ms}).write_batch(two_puts());
+  EXPECT_TRUE(result.results.at(0).applied);
+  EXPECT_EQ(result.results.at(1).error->code, Code::kUnavailable);
+  EXPECT_EQ(result.results.at(1).error->applied, Applied::kUnknown);
+  EXPECT_FALSE(result.results.at(1).error->retryable) << "another call would have another name";
+}
+
+TEST(Batches, EndWithTheirResultsWhenTheWholeIsRefused) {
+  FakeServer server(scripted({answer_ops({applied(7), op_failed(10, 1, true)}),
+                              [](const Request& request) { return failure(request, kv_error(4, 1, false)); }}));
+  const BatchResult result = make_client(server).write_batch(two_puts());
+  EXPECT_TRUE(result.results.at(0).applied);
+  EXPECT_EQ(result.results.at(1).error->code, Code::kDenied);
+  EXPECT_EQ(result.results.at(1).error->applied, Applied::kNo);
+
+  FakeServer never(scripted({[](const Request& request) { return failure(request, kv_error(4, 1, false)); }}));
+  EXPECT_EQ(thrown<Error>([&] { make_client(never).write_batch(two_puts()); }).applied(), Applied::kNo);
+}
+
+TEST(Batches, SayUnknownIfAnyTryMayHaveAppliedAnOp) {
+  FakeServer server(scripted({answer_ops({op_failed(10, 0, true), applied(7)}),
+                              answer_ops({op_failed(15, 1, false), applied(7)}), answer_write}));
+  Client client = make_client(server);
+  const BatchResult result = client.write_batch(two_puts());
+  EXPECT_EQ(result.results.at(0).error->code, Code::kDiskFull);
+  EXPECT_EQ(result.results.at(0).error->applied, Applied::kUnknown);
+  client.put("k", "v");
+  EXPECT_EQ(server.requests("put").at(0).context.sequence, 1) << "the lane is not used again";
+
+  FakeServer lost(scripted({cut, answer_ops({applied(7), op_failed(15, 1, false)})}));
+  EXPECT_EQ(make_client(lost).write_batch(two_puts()).results.at(1).error->applied, Applied::kUnknown);
+}
+
+TEST(Batches, WithoutANameAreSentAgainOnlyIfNothingWasApplied) {
+  const BatchOptions one{.level = WriteLevel::kOne};
+  FakeServer some(scripted({answer_ops({applied(7), op_failed(8, 1, true)})}));
+  BatchResult result = make_client(some).write_batch(two_puts(), one);
+  EXPECT_EQ(result.results.at(1).error->code, Code::kOverloaded);
+  EXPECT_EQ(some.requests().size(), 1u);
+
+  FakeServer unknown(scripted({answer_ops({op_failed(10, 0, true), op_failed(8, 1, true)})}));
+  result = make_client(unknown).write_batch(two_puts(), one);
+  EXPECT_EQ(result.results.at(0).error->applied, Applied::kUnknown);
+  EXPECT_EQ(unknown.requests().size(), 1u);
+
+  FakeServer none(
+      scripted({answer_ops({op_failed(8, 1, true), op_failed(15, 1, false)}), answer_ops({applied(7), applied(7)})}));
+  EXPECT_TRUE(make_client(none).write_batch(two_puts(), one).all_applied());
+}
+
+TEST(Batches, AskOneMasterAfterTheOther) {
+  FakeServer* first = nullptr;
+  FakeServer* second = nullptr;
+  const auto serves = [&](std::size_t mine, FakeServer** other) {
+    return [mine, other](const Request& request) -> std::optional<Answer> {
+      if (request.method == "hello") return std::nullopt;
+      api::WriteBatchReply wire;
+      wire.results.resize(2);
+      wire.__isset.results = true;
+      wire.results[mine] = applied(static_cast<std::int64_t>(mine) + 1);
+      wire.results[1 - mine].__set_error(not_master((*other)->address()));
+      return reply(request, wire);
+    };
+  };
+  FakeServer a(serves(0, &second));
+  FakeServer b(serves(1, &first));
+  first = &a;
+  second = &b;
+  Client client({a.address(), b.address()}, {.timeout = 2s});
+  const BatchResult result = client.write_batch(two_puts());
+  EXPECT_EQ(result.results.at(0).version, 1);
+  EXPECT_EQ(result.results.at(1).version, 2);
+  EXPECT_EQ(a.requests().size() + b.requests().size(), 2u);
+}
+
+}  // namespace
+}  // namespace pando::client::testing
