@@ -78,13 +78,13 @@ class AsyncConnection:
     def is_usable(self) -> bool:
         if self.server.age_s() > LONGEST_CONNECTION_S:
             self.retire()
-        return not self._error and not self._retired
+        return not self._error and not self._retired and not self._writer.is_closing()
 
     async def call(self, method: str, context: Any, request: Any, timeout_s: float) -> Any:
         """The reply's struct. Raises ServerRefused, TransportError or ProtocolError. A cancelled call leaves the others
         of this connection as they are."""
-        if self._error:
-            raise TransportError(self._error.message, sent=False)
+        if self._error or self._writer.is_closing():
+            raise TransportError(self._error.message if self._error else "the connection was lost", sent=False)
         self.used = True
         self._sequence = sequence = codec.next_sequence(self._sequence)
         frame = codec.encode(method, context, request, sequence)

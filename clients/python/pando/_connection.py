@@ -6,6 +6,7 @@ import select
 import socket
 import threading
 import time
+import weakref
 from typing import Any, List, Optional
 
 from . import _codec as codec
@@ -15,6 +16,7 @@ from ._core import GRACE_S, LONGEST_CONNECTION_S, Address, AddressBook, Server
 from ._generated import ttypes
 
 RECEIVE_BYTES = 1 << 20
+LONGEST_WAIT_S = 1.0  # of one wait for a connection: nobody tells of one that was forgotten
 
 
 class Connection:
@@ -23,6 +25,7 @@ class Connection:
     def __init__(self, address: Address, timeout_s: float, client_name: str):
         self.address = address
         self.used = False  # it has carried a call
+        self.slot: Any = None  # of the pool, while it is lent
         self._sequence = 0
         try:
             self._socket = socket.create_connection(address, timeout=max(timeout_s, 0.001))
@@ -106,6 +109,11 @@ class Connection:
         self.close()
 
 
+class _Slot:  # pylint: disable=too-few-public-methods
+    """The right to one connection. It ends when nobody refers to it any more: a KeyboardInterrupt may come at any moment,
+    also between two lines that belong together."""
+
+
 class Pool:
     """At most `size` connections are lent, to one caller each, and no more are kept to each address. May be used by
     several threads."""
@@ -115,38 +123,58 @@ class Pool:
         self._size = size
         self._connect_timeout_s = connect_timeout_s
         self._client_name = client_name
-        self._idle: List[Connection] = []
-        self._lent = 0  # and those that are being made
         self._closed = False
-        self._changed = threading.Condition()
+        self._idle: List[Connection] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        # `with` takes a lock itself without a moment at which it is taken and would not be given back. A Condition has one.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._slots: "weakref.WeakSet[_Slot]" = weakref.WeakSet()  # of connections that are lent, or being made
+
+    @property
+    def lent(self) -> int:
+        return len(self._slots)
 
     def after_fork(self, addresses: AddressBook) -> None:
         """In the child: the sockets belong to the parent, so they are closed here without a word to the server."""
         self.addresses = addresses
-        self._changed = threading.Condition()
-        idle, self._idle, self._lent = self._idle, [], 0
+        self._begin()
+        idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
 
     def acquire(self, deadline: float, prefer: Optional[Address] = None) -> Connection:
         """A connection, before the deadline (of time.monotonic). It must be given to release or discard."""
-        with self._changed:
+        slot = _Slot()
+        connection = self._take(slot, deadline, prefer)
+        if connection:
+            return connection
+        try:
+            connection = self.connect(deadline, prefer)
+        except BaseException:
+            self._end(slot)
+            raise
+        connection.slot = slot
+        return connection
+
+    def _take(self, slot: _Slot, deadline: float, prefer: Optional[Address]) -> Optional[Connection]:
+        """An idle connection, or None: a new one may be made."""
+        with self._lock:
             while True:
                 if self._closed:
                     raise ClosedError("client")
-                if self._lent < self._size:
+                if len(self._slots) < self._size:
                     connection = self._take_idle(prefer)
-                    self._lent += 1
+                    self._slots.add(slot)
                     if connection:
-                        return connection
-                    break
-                if not self._changed.wait(max(deadline - time.monotonic(), 0)) and time.monotonic() >= deadline:
+                        connection.slot = slot
+                    return connection
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
                     raise TransportError(f"all {self._size} connections of the client are in use", sent=False)
-        try:
-            return self.connect(deadline, prefer)
-        except BaseException:
-            self._lost_one()
-            raise
+                self._changed.wait(min(left_s, LONGEST_WAIT_S))
 
     def _take_idle(self, prefer: Optional[Address]) -> Optional[Connection]:
         for i in range(len(self._idle) - 1, -1, -1):
@@ -180,8 +208,8 @@ class Pool:
         raise last
 
     def release(self, connection: Connection) -> None:
-        with self._changed:
-            self._lent -= 1
+        slot, connection.slot = connection.slot, None
+        with self._lock:
             if self._closed:
                 connection.close()
             else:
@@ -189,19 +217,20 @@ class Pool:
                 # Those to an address that is not used any more would stay although the server has closed them.
                 if len(self._idle) > self._size and not self._idle[0].is_usable():
                     self._idle.pop(0).close()
-            self._changed.notify()
+        self._end(slot)
 
     def discard(self, connection: Connection) -> None:
+        slot, connection.slot = connection.slot, None
         connection.close()
-        self._lost_one()
+        self._end(slot)
 
-    def _lost_one(self) -> None:
-        with self._changed:
-            self._lent -= 1
+    def _end(self, slot: Any) -> None:
+        with self._lock:
+            self._slots.discard(slot)
             self._changed.notify()
 
     def close(self) -> None:
-        with self._changed:
+        with self._lock:
             self._closed = True
             for connection in self._idle:
                 connection.close()

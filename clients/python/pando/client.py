@@ -270,22 +270,23 @@ class Client(_Reads, _Writes):
 
     def _try(self, attempts: Attempts, connection: Connection) -> Any:
         call = attempts.call
-        healthy = True
+        healthy = False  # also after an exception that comes from outside
         try:
             context = attempts.context(connection.server)
             timeout_s = max(attempts.remaining_s(), 0) + GRACE_S
-            return attempts.result(connection.call(call.method, context, call.request, timeout_s))
+            reply = connection.call(call.method, context, call.request, timeout_s)
+            healthy = True
+            return attempts.result(reply)
         except codec.ServerRefused as refused:
+            healthy = True
             raise attempts.refused(refused.error, connection.address) from None
         except TransportError:
             healthy = False
             self._pool.addresses.failed(connection.address)
             raise
         except PandoError as error:
+            healthy = True
             attempts.refer(error, connection.address)
-            raise
-        except BaseException:
-            healthy = False
             raise
         finally:
             if healthy:

@@ -4,8 +4,10 @@ Whom a client asks next, what it sends again, and what it says of it.
 """
 
 import asyncio
+import linecache
 import socket
 import struct
+import sys
 import threading
 import time
 import unittest
@@ -146,7 +148,7 @@ class Asyncio:
 
     def close(self):
         self.call("close")
-        self.loop.run_until_complete(asyncio.sleep(0))
+        self.loop.run_until_complete(asyncio.sleep(0.01))
         self.loop.close()
 
 
@@ -341,12 +343,70 @@ class ServersTest:
         self.assertEqual(caught.exception.applied, NO)  # the put was not sent
 
 
+class InterruptAt:
+    """Raises KeyboardInterrupt before the line with this number that runs in the client, or in what it uses to wait. Not at
+    a `with`, which Python does not interrupt between taking a lock and the block, nor between the block and giving it back.
+    """
+
+    def __init__(self, number):
+        self.left = number
+
+    def __call__(self, frame, event, _):
+        name = frame.f_code.co_filename
+        if "/pando/" not in name and not name.endswith("/threading.py"):
+            return None
+        if event == "line" and not linecache.getline(name, frame.f_lineno).lstrip().startswith("with "):
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+        return self
+
+
 class BlockingTest(ServersTest, unittest.TestCase):
     kind = Blocking
+
+    def test_an_interrupt_at_any_line_does_not_use_up_the_pool(self):
+        server = self.server(script(applied()))
+        client = self.open(server, pool_size=1, timeout_ms=2000).client
+        pool = client._pool  # pylint: disable=protected-access
+        for fresh in (True, False):  # whether a connection must be made
+            number, interrupted = 0, True
+            while interrupted:
+                number += 1
+                while fresh and pool._idle:  # pylint: disable=protected-access
+                    pool._idle.pop().close()  # pylint: disable=protected-access
+                sys.settrace(InterruptAt(number))
+                try:
+                    interrupted = not client.put(b"k", b"v").applied
+                except KeyboardInterrupt:
+                    pass
+                finally:
+                    sys.settrace(None)
+                self.assertFalse(pool._lock.locked(), f"after line {number}")  # pylint: disable=protected-access
+                self.assertEqual(pool.lent, 0, f"after line {number}")
+                self.assertTrue(client.put(b"k", b"v").applied)
+            self.assertGreater(number, 30)
+        names = [(arguments.context.client_id, arguments.context.sequence) for _, arguments in server.requests]
+        self.assertEqual(len(names), len(set(names)))  # no name was used twice
 
 
 class AsyncioTest(ServersTest, unittest.TestCase):
     kind = Asyncio
+
+    def test_nothing_is_written_to_a_connection_that_is_lost(self):
+        server = self.server(script(applied()))
+        client = self.open(server)
+        client.call("put", b"k", b"v")
+        connection, = client.client._pool._connections  # pylint: disable=protected-access
+
+        async def lose_and_call():
+            connection._writer.transport.abort()  # pylint: disable=protected-access
+            self.assertFalse(connection.is_usable())
+            with self.assertRaises(pando.TransportError) as caught:
+                await connection.call("get", ttypes.Context(), ttypes.GetRequest(b"k"), 1)
+            self.assertFalse(caught.exception.sent)
+        client.loop.run_until_complete(lose_and_call())
+        self.assertTrue(client.call("put", b"k", b"v").applied)
 
 
 class BatchOutcomeTest(unittest.TestCase):
