@@ -5,6 +5,11 @@
 
 #include <atomic>
 #include <chrono>
+#include <filesystem>
+#include <iterator>
+#include <list>
+#include <memory>
+#include <thread>
 #include <vector>
 
 #include "fake_server.h"
@@ -292,6 +297,68 @@ TEST(Batches, AskOneMasterAfterTheOther) {
   EXPECT_EQ(result.results.at(0).version, 1);
   EXPECT_EQ(result.results.at(1).version, 2);
   EXPECT_EQ(a.requests().size() + b.requests().size(), 2u);
+}
+
+// -- after thousands of calls
+// ----------------------------------------------------------------------------------------------
+
+std::size_t entries_of(const char* directory) {
+  const std::filesystem::directory_iterator entries(directory);
+  return static_cast<std::size_t>(std::distance(begin(entries), end(entries)));
+}
+
+// Fails in many ways, in a fixed order.
+class Flaky {
+ public:
+  std::optional<Answer> operator()(const Request& request) {
+    if (request.method == "hello")
+      return ++hellos_ % 7 == 0 ? Answer{frame("no hello"), true} : std::optional<Answer>();
+    switch (++calls_ % 8) {
+      case 0: return std::nullopt;
+      case 1: return failure(request, kv_error(10, 1, true, 1));
+      case 2: return failure(request, kv_error(15, 1, false));
+      case 3: return Answer{frame("no reply")};
+      default: return request.method == "get" ? answer_get(request) : answer_write(request);
+    }
+  }
+
+ private:
+  std::atomic<int> hellos_ = 0, calls_ = 0;
+};
+
+TEST(Load, LeavesNoSocketsAndNoThreads) {
+  std::list<FakeServer> servers;
+  for (int i = 0; i < 3; ++i) {
+    servers.emplace_back([flaky = std::make_shared<Flaky>()](const Request& request) { return (*flaky)(request); });
+  }
+  Client client({servers.front().address(), std::next(servers.begin())->address(), servers.back().address()},
+                {.timeout = 50ms, .pool_size = 4});
+  const auto round = [&] {
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 32; ++t) {
+      threads.emplace_back([&, t] {
+        for (int i = 0; i < 20; ++i) {
+          try {
+            t % 2 == 0 ? (void)client.get("k") : (void)client.put("k", "v");
+          } catch (const Error&) {
+          }
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+  };
+  round();
+  // The servers have a socket and a thread for each connection, and notice a bit later that it was closed.
+  const std::size_t spare = 2 * 3 * 4;
+  const std::size_t sockets = entries_of("/proc/self/fd") + spare, tasks = entries_of("/proc/self/task") + spare;
+  for (int i = 0; i < 4; ++i) round();
+  const auto too_many = [&] { return entries_of("/proc/self/fd") > sockets || entries_of("/proc/self/task") > tasks; };
+  for (const auto deadline = Clock::now() + 5s; too_many() && Clock::now() < deadline;) {
+    std::this_thread::sleep_for(1ms);
+  }
+  EXPECT_FALSE(too_many());
+  client.close();
+  EXPECT_THROW(client.get("k"), ClosedError);
 }
 
 }  // namespace
