@@ -28,6 +28,7 @@ class AsyncConnection:
         self.used = False  # it has carried a call
         self._reader = reader
         self._writer = writer
+        self._loop = asyncio.get_running_loop()
         self._sequence = 0
         self._waiting: Dict[int, Tuple[str, "asyncio.Future[Any]"]] = {}
         self._abandoned: Set[int] = set()  # replies that nobody waits for any more
@@ -170,6 +171,22 @@ class AsyncConnection:
             self._error = TransportError("the connection was closed", sent=True)
         self._writer.close()
 
+    def forget(self) -> None:
+        """As close, by any thread: whoever had it has gone."""
+        try:
+            self._loop.call_soon_threadsafe(self.close)
+        except RuntimeError:  # the loop is closed, and so is the connection
+            pass
+
+    @property
+    def is_closed(self) -> bool:
+        return self._writer.is_closing()
+
+    async def ended(self) -> None:
+        """After close: waits until its task has ended."""
+        if self._task:
+            await asyncio.gather(self._task, return_exceptions=True)
+
 
 def set_exception(future: "asyncio.Future[Any]", error: BaseException) -> None:
     if not future.done():
@@ -187,6 +204,7 @@ class AsyncPool:
         self._client_name = client_name
         self._connections: List[AsyncConnection] = []
         self._reserved: Dict[AsyncConnection, int] = {}
+        self._made: Set[AsyncConnection] = set()  # that may be open, also those of watches
         self._connecting = 0
         self.closed = False
         self._waiters: List["asyncio.Future[None]"] = []
@@ -288,13 +306,17 @@ class AsyncPool:
                 continue
             if address != prefer:
                 self.addresses.worked(address)
+            self._made = {made for made in self._made if not made.is_closed} | {connection}
             return connection
         assert last
         raise last
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self.closed = True
-        for connection in self._connections:
+        connections = list(self._made)
+        for connection in connections:
             connection.close()
         self._connections.clear()
         self._wake(len(self._waiters))
+        for connection in connections:
+            await connection.ended()

@@ -231,7 +231,7 @@ class AsyncClient(_AsyncReads, _AsyncWrites):
 
     async def close(self) -> None:
         """Closes all connections and watches; calls that run fail."""
-        self._pool.close()
+        await self._pool.close()
         for watch in list(self._watches):
             await watch.close()
 
@@ -278,7 +278,7 @@ class AsyncSnapshot(_AsyncReads):
         self.token = info.token
         self.version = info.version
         self.expires_at_ms = info.expires_at_ms
-        self._task = asyncio.ensure_future(self._renew_loop()) if renew else None
+        self._task = asyncio.ensure_future(_renew_loop(weakref.ref(self), ttl_ms)) if renew else None
 
     def _defaults(self) -> Defaults:
         return Defaults(self._client._core.defaults.timeout_ms)  # pylint: disable=protected-access
@@ -290,16 +290,6 @@ class AsyncSnapshot(_AsyncReads):
         if snapshot is not None:
             raise requests.refuse("this is a snapshot already")
         return self.token
-
-    async def _renew_loop(self) -> None:
-        while True:
-            await asyncio.sleep(self._ttl_ms / 3000)
-            try:
-                await self.renew(timeout_ms=self._ttl_ms / 3)
-            except (SnapshotGoneError, ClosedError):
-                return  # the next read says so
-            except PandoError:
-                continue
 
     async def renew(self, ttl_ms: int = 0, *, timeout_ms: Optional[float] = None) -> types.SnapshotInfo:
         """As Snapshot.renew."""
@@ -323,6 +313,23 @@ class AsyncSnapshot(_AsyncReads):
         except PandoError:
             if kind is None:
                 raise
+
+
+async def _renew_loop(snapshot_ref: "weakref.ref[AsyncSnapshot]", ttl_ms: int) -> None:
+    """Renews a snapshot until it is released, or nobody has it any more."""
+    while True:
+        await asyncio.sleep(ttl_ms / 3000)
+        snapshot = snapshot_ref()
+        if not snapshot:
+            return
+        try:
+            await snapshot.renew(timeout_ms=ttl_ms / 3)
+        except (SnapshotGoneError, ClosedError):
+            return  # the next read says so
+        except PandoError:
+            continue
+        finally:
+            del snapshot
 
 
 class AsyncScan:
@@ -431,12 +438,18 @@ class AsyncWatch:
                     raise ClosedError("watch") from error
             raise
 
+    def __del__(self) -> None:
+        connection = getattr(self, "_connection", None)
+        if connection:
+            connection.forget()
+
     async def close(self) -> None:
         """Closes its connection; a call that waits ends with ClosedError."""
         self._closed = True
         connection, self._connection = self._connection, None
         if connection:
             connection.close()
+            await connection.ended()
 
     async def __aenter__(self) -> "AsyncWatch":
         return self

@@ -146,9 +146,12 @@ class Asyncio:
     def watch(self, *args):
         return self.call("watch", *args).position
 
+    def turn(self, seconds=0.01):
+        """Lets the loop run for so long."""
+        self.loop.run_until_complete(asyncio.sleep(seconds))
+
     def close(self):
         self.call("close")
-        self.loop.run_until_complete(asyncio.sleep(0.01))
         self.loop.close()
 
 
@@ -392,6 +395,35 @@ class BlockingTest(ServersTest, unittest.TestCase):
 
 class AsyncioTest(ServersTest, unittest.TestCase):
     kind = Asyncio
+
+    def test_a_watch_that_was_forgotten_costs_no_connection(self):
+        server = self.server(script(ttypes.WatchReply(changes=[], position=b"p")))
+        client = self.open(server)
+        for _ in range(5):
+            client.watch(b"")
+        client.turn()
+        self.assertEqual(asyncio.all_tasks(client.loop), set())
+
+    def test_a_snapshot_that_was_forgotten_is_not_renewed(self):
+        server = self.server(script(ttypes.SnapshotReply(snapshot=b"s", version=1, expires_at_ms=1)))
+        client = self.open(server)
+        snapshot = client.call("snapshot", 30)
+        while len(server.requests) < 3:
+            client.turn(0.001)
+        del snapshot
+        client.turn(0.1)  # a renewal that is under way ends
+        renewed = len(server.requests)
+        client.turn(0.1)
+        self.assertEqual(len(server.requests), renewed)
+        self.assertEqual(len(asyncio.all_tasks(client.loop)), 1)  # of the connection
+
+    def test_no_task_is_left_after_close(self):
+        server = self.server(script(applied(), ttypes.WatchReply(changes=[], position=b"p")))
+        client = self.open(server)
+        client.call("put", b"k", b"v")
+        client.watch(b"")
+        client.call("close")
+        self.assertEqual(asyncio.all_tasks(client.loop), set())
 
     def test_nothing_is_written_to_a_connection_that_is_lost(self):
         server = self.server(script(applied()))
