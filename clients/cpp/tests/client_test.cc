@@ -138,7 +138,9 @@ TEST_P(Lies, CostTheirConnection) {
   EXPECT_EQ(read.applied(), Applied::kNo);
   ASSERT_TRUE(read.cause());
   EXPECT_EQ(read.cause()->code, Code::kTransport) << read.what();
-  EXPECT_EQ(thrown<DeadlineError>([&] { believer.put("k", "v"); }).applied(), Applied::kUnknown);
+  const auto write = thrown<DeadlineError>([&] { believer.put("k", "v"); });
+  // On a machine that is busy, the time may be over before it was sent.
+  EXPECT_TRUE(write.applied() == Applied::kUnknown || liar.requests("put").empty()) << write.what();
 }
 
 std::optional<Answer> other_sequence(const Request& request) {
