@@ -7,7 +7,8 @@
  */
 import { randomBytes } from 'node:crypto';
 import { setImmediate as nextTurn, setTimeout as delay } from 'node:timers/promises';
-import type { Connection, Limit } from './connection';
+import type { BatchTries } from './batch_tries';
+import type { Address, Connection, Limit } from './connection';
 import { abortError, AbortError, BadRequestError, closedError, DeadlineError, ErrorCode, PandoError } from './errors';
 import { ProtocolError, transportError, TransportError, withUnknownOutcome } from './errors';
 import * as wire from './gen/pando_types';
@@ -43,8 +44,8 @@ export interface Call<M extends Method> {
   readonly needs?: string;
   /** Throws if the reply is one that counts as a failed try. */
   readonly check?: (reply: ReplyOf<M>) => void;
-  /** Whether the reply says that a part of the request has an unknown outcome. */
-  readonly leavesUnknown?: (reply: ReplyOf<M>) => boolean;
+  /** Of a batch: what is known of its ops. */
+  readonly batch?: BatchTries;
   /** Whose session it belongs to. */
   readonly session?: SessionState | undefined;
 }
@@ -102,6 +103,12 @@ export class Caller {
   }
 }
 
+/** What a try was made on. */
+interface Used {
+  connection: Connection | null;
+  reused: boolean;
+}
+
 /** All tries of one call. */
 class Tries<M extends Method> {
   private readonly limit: Limit;
@@ -114,6 +121,10 @@ class Tries<M extends Method> {
   private unknown = false;
   /** The outcome of the call is certain. */
   private certain = false;
+  /** Where the next try goes; null = to any server. */
+  private target: Address | null = null;
+  /** A try has followed the address of a master at once. Another one waits, so that two servers cannot make a loop. */
+  private followed = false;
 
   constructor(
     private readonly caller: Caller,
@@ -124,15 +135,27 @@ class Tries<M extends Method> {
   }
 
   async run(): Promise<ReplyOf<M>> {
+    try {
+      return await this.untilAnswered();
+    } catch (error) {
+      const { batch } = this.call;
+      const reply = error instanceof PandoError ? batch?.settle(error, this.unknown) : null;
+      if (!reply) throw error;
+      this.certain = !batch?.unknown;
+      return reply as ReplyOf<M>;
+    }
+  }
+
+  private async untilAnswered(): Promise<ReplyOf<M>> {
     for (;;) {
       const { signal } = this.limit;
       if (signal?.aborted) throw abortError(signal, this.outcome());
-      const used = { reused: false };
+      const used: Used = { connection: null, reused: false };
       try {
         return await this.attempt(used);
       } catch (error) {
         if (!(error instanceof PandoError)) throw error;
-        await this.afterFailure(error, used.reused);
+        await this.afterFailure(error, used);
       }
     }
   }
@@ -143,13 +166,14 @@ class Tries<M extends Method> {
   }
 
   private outcome(): 'NO' | 'UNKNOWN' {
-    return this.isWrite && this.unknown ? 'UNKNOWN' : 'NO';
+    return this.isWrite && (this.unknown || this.call.batch?.begun) ? 'UNKNOWN' : 'NO';
   }
 
-  private async attempt(used: { reused: boolean }): Promise<ReplyOf<M>> {
+  private async attempt(used: Used): Promise<ReplyOf<M>> {
     const { call, limit } = this;
     this.count += 1;
-    const connection = await call.source.acquire(limit);
+    const connection = await call.source.acquire(limit, this.target);
+    used.connection = connection;
     used.reused = connection.served;
     if (connection.idle) await nextTurn();
     let context: wire.Context;
@@ -171,11 +195,13 @@ class Tries<M extends Method> {
     this.caller.observe(reply.context, call.session);
     try {
       call.check?.(reply);
+      const again = call.batch?.take(reply as wire.WriteBatchReply, this.name !== null, this.unknown);
+      if (again) throw again;
     } catch (error) {
       if (error instanceof ProtocolError) connection.close();
       throw error;
     }
-    this.certain = !call.leavesUnknown?.(reply);
+    this.certain = !call.batch?.unknown;
     return reply;
   }
 
@@ -205,8 +231,9 @@ class Tries<M extends Method> {
   }
 
   /** Returns when it is time for the next try; throws if there is none. */
-  private async afterFailure(error: PandoError, connectionWasIdle: boolean): Promise<void> {
+  private async afterFailure(error: PandoError, used: Used): Promise<void> {
     const { deadline, signal } = this.limit;
+    const atOnce = this.aim(error, used.connection);
     this.caller.observe(error.context, this.call.session);
     if (this.isWrite && error.applied === 'UNKNOWN') this.unknown = true;
     if (error instanceof AbortError) throw abortError(signal as AbortSignal, this.outcome());
@@ -217,15 +244,26 @@ class Tries<M extends Method> {
       this.certain = error.applied !== 'UNKNOWN';
       throw error;
     }
-    let waitMs = error.retryAfterMs;
-    if (waitMs <= 0) {
+    let waitMs = atOnce ? 0 : error.retryAfterMs;
+    if (waitMs <= 0 && !atOnce) {
       waitMs = Math.random() * this.backoffMs;
       // The server may have closed a connection that was idle; that says nothing about a new one.
-      if (error instanceof TransportError && connectionWasIdle && this.count === 1) waitMs = 0;
+      if (error instanceof TransportError && used.reused && this.count === 1) waitMs = 0;
       else this.backoffMs = Math.min(this.backoffMs * 2, LONGEST_BACKOFF_MS);
     }
     if (now() + waitMs >= deadline) throw this.deadlineError(error);
     if (waitMs > 0) await this.sleep(waitMs);
+  }
+
+  /** Chooses the server of the next try. Returns whether that is a master that was named, so that it need not wait. */
+  private aim(error: PandoError, connection: Connection | null): boolean {
+    const before = this.target;
+    if (error instanceof TransportError || !connection) this.target = null;
+    else this.target = this.call.source.elsewhere(error, connection.address, before);
+    const leads = this.target !== null && this.target !== connection?.address;
+    const follows = error.master !== '' && leads && !this.followed;
+    this.followed ||= follows;
+    return follows;
   }
 
   private mayRepeat(error: PandoError): boolean {

@@ -79,7 +79,7 @@ class ClientInvoker implements Invoker {
   }
 
   invokeIn<M extends Method>(session: SessionState | undefined, invocation: Invocation<M>): Promise<ReplyOf<M>> {
-    const { method, request, kind, options, needs, check, leavesUnknown, source } = invocation;
+    const { method, request, kind, options, needs, check, batch, source } = invocation;
     let level = toLevel(options.level);
     if (level === 0 && kind === 'read') level = session ? toLevel('session') : this.readLevel;
     if (level === 0 && kind === 'write' && method !== 'deleteRange') level = this.writeLevel;
@@ -95,7 +95,7 @@ class ClientInvoker implements Invoker {
       session,
       ...(needs ? { needs } : {}),
       ...(check ? { check } : {}),
-      ...(leavesUnknown ? { leavesUnknown } : {}),
+      ...(batch ? { batch } : {}),
     });
   }
 }
@@ -121,8 +121,8 @@ export class Client extends KvOperations {
   /**
    * Connects with the first call.
    *
-   * @param addresses - `HOST:PORT` of one or several routers (or of one node). It begins at a random one, and goes to
-   * the next if one fails.
+   * @param addresses - `HOST:PORT` of one or several routers, or of all nodes. It begins at a random one, and goes to
+   * the next if one fails. If a node names another one of them as the master of a key, it goes there.
    */
   constructor(addresses: string | readonly string[], options: ClientOptions = {}) {
     const core = new ClientInvoker(typeof addresses === 'string' ? addresses.split(',') : addresses, options);

@@ -41,6 +41,7 @@ export interface ErrorFields {
   retryAfterMs?: number;
   cause?: unknown;
   context?: ReplyContext | null;
+  master?: string;
 }
 
 const NAMES = new Map<number, string>(Object.entries(ErrorCode).map(([name, code]) => [code, name]));
@@ -89,6 +90,8 @@ export class PandoError extends Error {
   readonly advice: string;
   /** @internal What the server sent along. */
   declare readonly context: ReplyContext | null;
+  /** @internal The address of the node to ask instead; empty = the server names none. */
+  declare readonly master: string;
 
   /** @internal */
   constructor(fields: ErrorFields) {
@@ -101,6 +104,7 @@ export class PandoError extends Error {
     this.retryAfterMs = fields.retryAfterMs ?? 0;
     this.advice = ADVICE.get(fields.code) ?? (this.retryable ? 'Try again later.' : 'Look at the message.');
     Object.defineProperty(this, 'context', { value: fields.context ?? null, enumerable: false });
+    Object.defineProperty(this, 'master', { value: fields.master ?? '', enumerable: false });
   }
 }
 
@@ -187,6 +191,7 @@ export function fromKvError(error: KvError, isWrite: boolean): PandoError {
     retryable: error.retryable ?? false,
     retryAfterMs: error.retry_after_ms ?? 0,
     context: error.context,
+    master: error.master ?? '',
   };
   return new (CLASSES.get(fields.code) ?? PandoError)(fields);
 }

@@ -1,3 +1,4 @@
+import type { BatchTries } from './batch_tries';
 import type { CallOptions, ReadLevel, WriteLevel } from './options';
 import type { ConnectionSource } from './pool';
 import type { Method, ReplyOf, RequestOf } from './protocol';
@@ -11,7 +12,7 @@ export interface Invocation<M extends Method> {
   readonly options: CallOptions & { level?: ReadLevel | WriteLevel; maxStalenessMs?: number };
   readonly needs?: string;
   readonly check?: (reply: ReplyOf<M>) => void;
-  readonly leavesUnknown?: (reply: ReplyOf<M>) => boolean;
+  readonly batch?: BatchTries;
   /** Instead of the client's connections. */
   readonly source?: ConnectionSource;
 }

@@ -1,6 +1,6 @@
 import { Batch, toKeyCondition, toOp } from './batch';
 import type { BatchContent, BatchOp, BatchOptions } from './batch';
-import { checkLength, fromKvError } from './errors';
+import { BatchTries } from './batch_tries';
 import * as wire from './gen/pando_types';
 import type { Invoker } from './invoker';
 import { toCondition, toExpiry, toRange } from './options';
@@ -82,6 +82,8 @@ export abstract class KvOperations extends ReadOperations {
   /**
    * Makes several writes. The ops on one partition are applied together, in their order, and the others independently
    * of them. Keys with the same {tag} share a partition. What became of each op is in its result.
+   * While some of them fail in a way that may pass, the batch is sent again under the same name until its time is over:
+   * what was applied is not applied again.
    */
   async writeBatch(ops: readonly BatchOp[], options: BatchOptions = {}): Promise<BatchResult> {
     const content = { ops: ops.map(toOp), conditions: (options.conditions ?? []).map(toKeyCondition) };
@@ -90,12 +92,8 @@ export abstract class KvOperations extends ReadOperations {
 
   private async sendBatch({ ops, conditions }: BatchContent, options: BatchOptions): Promise<BatchResult> {
     const request = new wire.WriteBatchRequest({ ops, conditions, all_or_nothing: options.allOrNothing ?? false });
-    const check = (reply: wire.WriteBatchReply): void => {
-      if (!reply.failed_conditions?.length) checkLength('ops', ops.length, reply.results);
-    };
-    const leavesUnknown = (reply: wire.WriteBatchReply): boolean =>
-      (reply.results ?? []).some(({ error }) => !!error && fromKvError(error, true).applied === 'UNKNOWN');
-    const call = { method: 'writeBatch', kind: 'write', options, request, check, leavesUnknown } as const;
+    const batch = new BatchTries(ops.length);
+    const call = { method: 'writeBatch', kind: 'write', options, request, batch } as const;
     return fromBatchReply(await this.invoker.invoke(call));
   }
 

@@ -1,12 +1,14 @@
 /**
  * The connections of one client, and the addresses that they lead to.
  *
- * Invariants: at most `poolSize` connections are open or being opened, besides the dedicated ones. At most one is being
- * opened, and those that wait for it share it or its failure. Who waits is served in order.
+ * Invariants: at most `poolSize` connections are open or being opened, besides the dedicated ones, and one for each
+ * address to which an answer has sent a call. At most one is being opened for each of those addresses, and one for
+ * calls that may go anywhere; those that wait for it share it or its failure. Who waits for the same is served in
+ * order.
  */
 import { Connection } from './connection';
 import type { Address, ConnectOptions, Limit } from './connection';
-import { abortError, closedError, transportError } from './errors';
+import { abortError, closedError, ErrorCode, transportError } from './errors';
 import type { PandoError } from './errors';
 import { now } from './values';
 
@@ -16,8 +18,22 @@ const AVOID_MS = 1000;
 
 /** Where a call gets its connection, with a place reserved on it. */
 export interface ConnectionSource {
-  acquire(limit: Limit): Promise<Connection>;
+  /** `to`: the connection must lead there; null = anywhere. */
+  acquire(limit: Limit, to?: Address | null): Promise<Connection>;
+  /**
+   * Where a call goes next after a server at `from` has answered with this error; null = anywhere. `before`: where it
+   * was told to go for this try.
+   */
+  elsewhere(error: PandoError, from: Address, before: Address | null): Address | null;
 }
+
+/** Another server may be able to answer. */
+const ANSWERED_ELSEWHERE: ReadonlySet<number> = new Set([
+  ErrorCode.NOT_MASTER,
+  ErrorCode.STALE_MAP,
+  ErrorCode.TOO_STALE,
+  ErrorCode.UNAVAILABLE,
+]);
 
 /** Parses `host:port`, `[v6]:port`, or a host alone. */
 export function parseAddress(text: string): Address {
@@ -52,6 +68,42 @@ export class AddressBook {
     return this.addresses[chosen] as Address;
   }
 
+  /** See ConnectionSource. An address that was not given is not followed: whoever sends it could name any host. */
+  elsewhere(error: PandoError, from: Address, before: Address | null): Address | null {
+    if (!ANSWERED_ELSEWHERE.has(error.code)) return before;
+    if (error.code === ErrorCode.UNAVAILABLE) this.failed(from);
+    const master = this.find(error.master);
+    if (master) return master;
+    return error.code === ErrorCode.NOT_MASTER || error.code === ErrorCode.UNAVAILABLE ? this.after(from) : before;
+  }
+
+  /** It failed lately. */
+  avoids(address: Address): boolean {
+    return (this.avoidUntil[this.addresses.indexOf(address)] as number) > now();
+  }
+
+  private find(text: string): Address | null {
+    if (text === '') return null;
+    try {
+      const { host, port } = parseAddress(text);
+      return this.addresses.find((address) => address.host === host && address.port === port) ?? null;
+    } catch {
+      return null;
+    }
+  }
+
+  /** The next one that has not failed lately; null if there is none. */
+  private after(from: Address): Address | null {
+    const { addresses } = this;
+    const first = addresses.indexOf(from) + 1;
+    const time = now();
+    for (let i = 0; i < addresses.length - 1; ++i) {
+      const index = (first + i) % addresses.length;
+      if ((this.avoidUntil[index] as number) <= time) return addresses[index] as Address;
+    }
+    return null;
+  }
+
   failed(address: Address): void {
     this.avoidUntil[this.addresses.indexOf(address)] = now() + AVOID_MS;
   }
@@ -69,8 +121,9 @@ interface Waiter {
 export class Pool implements ConnectionSource {
   private readonly connections = new Set<Connection>();
   private readonly dedicated = new Set<Connection>();
-  private readonly waiters = new Set<Waiter>();
-  private opening = false;
+  /** By where they must go; null = anywhere. */
+  private readonly waiters = new Map<Address | null, Set<Waiter>>();
+  private readonly opening = new Set<Address | null>();
   private closed = false;
 
   constructor(
@@ -80,7 +133,7 @@ export class Pool implements ConnectionSource {
   ) {}
 
   /** Throws TransportError if no connection can be made, and AbortError. */
-  acquire(limit: Limit): Promise<Connection> {
+  acquire(limit: Limit, to: Address | null = null): Promise<Connection> {
     return new Promise((resolve, reject) => {
       if (this.closed) {
         reject(closedError());
@@ -90,7 +143,8 @@ export class Pool implements ConnectionSource {
       const settled = (): void => {
         clearTimeout(timer);
         signal?.removeEventListener('abort', onAbort);
-        this.waiters.delete(waiter);
+        waiters.delete(waiter);
+        if (waiters.size === 0 && this.waiters.get(to) === waiters) this.waiters.delete(to);
       };
       const waiter: Waiter = {
         resolve: (connection) => (settled(), resolve(connection)),
@@ -102,15 +156,20 @@ export class Pool implements ConnectionSource {
       );
       const onAbort = (): void => waiter.reject(abortError(signal as AbortSignal));
       signal?.addEventListener('abort', onAbort);
-      this.waiters.add(waiter);
+      const waiters = this.waiters.get(to) ?? new Set();
+      this.waiters.set(to, waiters.add(waiter));
       this.serve();
     });
   }
 
+  elsewhere(error: PandoError, from: Address, before: Address | null): Address | null {
+    return this.addresses.elsewhere(error, from, before);
+  }
+
   /** Opens a connection that only the caller uses, and that `close` closes too. */
-  async openDedicated(): Promise<Connection> {
+  async openDedicated(to: Address | null): Promise<Connection> {
     if (this.closed) throw closedError();
-    const connection = await this.connect();
+    const connection = await this.connect(to);
     this.dedicated.add(connection);
     connection.onUnusable = (failed) => {
       this.dedicated.delete(connection);
@@ -122,7 +181,8 @@ export class Pool implements ConnectionSource {
   close(): void {
     if (this.closed) return;
     this.closed = true;
-    for (const waiter of [...this.waiters]) waiter.reject(closedError());
+    const told = [...this.waiters.values()].flatMap((waiters) => [...waiters]);
+    for (const waiter of told) waiter.reject(closedError());
     for (const connection of [...this.connections, ...this.dedicated]) connection.close();
   }
 
@@ -133,33 +193,33 @@ export class Pool implements ConnectionSource {
   // Gives places to those that wait. Another connection is opened only when there is no place on any.
   private serve(): void {
     for (const connection of [...this.connections]) if (connection.stale) connection.retire(false);
-    for (const waiter of this.waiters) {
-      const connection = this.leastLoaded();
-      if (!connection) break;
-      connection.reserve();
-      waiter.resolve(connection);
-    }
-    if (this.waiters.size > 0 && !this.opening && this.connections.size < this.size) void this.open();
-  }
-
-  private leastLoaded(): Connection | null {
-    let best: Connection | null = null;
-    let least = Infinity;
-    for (const connection of this.connections) {
-      const { load } = connection;
-      if (load < least) {
-        best = connection;
-        least = load;
+    for (const [to, waiters] of [...this.waiters]) {
+      for (const waiter of waiters) {
+        const connection = this.leastLoaded(to);
+        if (!connection) break;
+        connection.reserve();
+        waiter.resolve(connection);
       }
+      if (waiters.size > 0 && !this.opening.has(to) && this.mayOpen(to)) void this.open(to);
     }
-    return best;
   }
 
-  private async open(): Promise<void> {
-    this.opening = true;
-    const sharers = new Set(this.waiters);
+  private mayOpen(to: Address | null): boolean {
+    if (this.connections.size + this.opening.size < this.size) return true;
+    return to !== null && ![...this.connections].some((connection) => connection.address === to);
+  }
+
+  private leastLoaded(to: Address | null): Connection | null {
+    if (to) return leastLoadedOf(this.connections, (connection) => connection.address === to);
+    const good = leastLoadedOf(this.connections, ({ address }) => !this.addresses.avoids(address));
+    return good ?? leastLoadedOf(this.connections);
+  }
+
+  private async open(to: Address | null): Promise<void> {
+    this.opening.add(to);
+    const sharers = [...(this.waiters.get(to) ?? [])];
     try {
-      const connection = await this.connect();
+      const connection = await this.connect(to);
       this.connections.add(connection);
       connection.onFree = () => this.serve();
       connection.onUnusable = (failed) => {
@@ -169,15 +229,15 @@ export class Pool implements ConnectionSource {
       };
     } catch (error) {
       // Later ones have not seen a try of their own yet.
-      for (const waiter of sharers) if (this.waiters.has(waiter)) waiter.reject(error as PandoError);
+      for (const waiter of sharers) waiter.reject(error as PandoError);
     } finally {
-      this.opening = false;
+      this.opening.delete(to);
     }
     if (!this.closed) this.serve();
   }
 
-  private async connect(): Promise<Connection> {
-    const address = this.addresses.pick();
+  private async connect(to: Address | null): Promise<Connection> {
+    const address = to ?? this.addresses.pick();
     let connection: Connection;
     try {
       connection = await Connection.open(address, this.options);
@@ -194,6 +254,22 @@ export class Pool implements ConnectionSource {
   }
 }
 
+function leastLoadedOf(
+  connections: Iterable<Connection>,
+  fits: (connection: Connection) => boolean = () => true,
+): Connection | null {
+  let best: Connection | null = null;
+  let least = Infinity;
+  for (const connection of connections) {
+    const { load } = connection;
+    if (load < least && fits(connection)) {
+      best = connection;
+      least = load;
+    }
+  }
+  return best;
+}
+
 /** A connection of its own for one caller that makes one call at a time, opened again when it was lost. */
 export class DedicatedSource implements ConnectionSource {
   private connection: Connection | null = null;
@@ -201,14 +277,19 @@ export class DedicatedSource implements ConnectionSource {
 
   constructor(private readonly pool: Pool) {}
 
-  async acquire(limit: Limit): Promise<Connection> {
-    if (!this.connection?.usable) this.connection = await this.open(limit);
+  async acquire(limit: Limit, to: Address | null = null): Promise<Connection> {
+    if (to && this.connection && this.connection.address !== to) this.connection.close();
+    if (!this.connection?.usable) this.connection = await this.open(limit, to);
     this.connection.reserve();
     return this.connection;
   }
 
-  private async open(limit: Limit): Promise<Connection> {
-    const opening = this.pool.openDedicated();
+  elsewhere(error: PandoError, from: Address, before: Address | null): Address | null {
+    return this.pool.elsewhere(error, from, before);
+  }
+
+  private async open(limit: Limit, to: Address | null): Promise<Connection> {
+    const opening = this.pool.openDedicated(to);
     try {
       const connection = await within(opening, limit);
       if (!this.closed) return connection;

@@ -32,6 +32,35 @@ export interface RangePart {
   readonly bytes: bigint;
 }
 
+/** The records of a multiGet, some of which may have come before the others. */
+class MultiGetTries {
+  readonly records: (KvRecord | null)[];
+  private indexes: number[];
+
+  constructor(private readonly keys: readonly Buffer[]) {
+    this.records = keys.map(() => null);
+    this.indexes = keys.map((_, i) => i);
+  }
+
+  /** The keys that are still to be read. */
+  get open(): Buffer[] {
+    return this.indexes.map((i) => this.keys[i] as Buffer);
+  }
+
+  /** Throws if some keys could not be read: the error that no other try can help, if there is one. */
+  take(reply: wire.MultiGetReply): void {
+    const items = reply.items ?? [];
+    checkLength('keys', this.indexes.length, items);
+    items.forEach((item, i) => {
+      if (!item.error) this.records[this.indexes[i] as number] = fromRecord(item.record);
+    });
+    this.indexes = this.indexes.filter((_, i) => items[i]?.error);
+    const failed = items.flatMap(({ error }) => (error ? [error] : []));
+    const worst = failed.find((error) => !error.retryable) ?? failed.find((error) => error.master) ?? failed[0];
+    if (worst) throw fromKvError(worst, false);
+  }
+}
+
 /** The reads, which clients, sessions and snapshots have. All of them throw {@link PandoError}. */
 export abstract class ReadOperations {
   /** @internal */
@@ -60,18 +89,15 @@ export abstract class ReadOperations {
 
   /**
    * The records of several keys, in their order; null where there is none. Without a snapshot they may belong to
-   * different moments. If a key cannot be read, all of them are read again until the time is over.
+   * different moments. Keys that cannot be read are read again until the time is over.
    */
   async multiGet(keys: readonly Bytes[], options: SnapshotReadOptions = {}): Promise<(KvRecord | null)[]> {
     const { kind, snapshot } = this.target(options);
-    const request = new wire.MultiGetRequest({ keys: keys.map((key) => toBytes(key, 'key')), snapshot });
-    const check = (reply: wire.MultiGetReply): void => {
-      checkLength('keys', keys.length, reply.items);
-      const failed = (reply.items ?? []).find((item) => item.error);
-      if (failed?.error) throw fromKvError(failed.error, false);
-    };
-    const reply = await this.invoker.invoke({ method: 'multiGet', kind, options, request, check });
-    return (reply.items ?? []).map((item) => fromRecord(item.record));
+    const tries = new MultiGetTries(keys.map((key) => toBytes(key, 'key')));
+    const request = (): wire.MultiGetRequest => new wire.MultiGetRequest({ keys: tries.open, snapshot });
+    const check = (reply: wire.MultiGetReply): void => tries.take(reply);
+    await this.invoker.invoke({ method: 'multiGet', kind, options, request, check });
+    return tries.records;
   }
 
   /**
