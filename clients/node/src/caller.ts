@@ -123,6 +123,8 @@ class Tries<M extends Method> {
   private certain = false;
   /** Where the next try goes; null = to any server. */
   private target: Address | null = null;
+  /** A master that was named, and that could not be asked. Whoever names it may not know yet who is the next. */
+  private unreachable: Address | null = null;
   /** A try has followed the address of a master at once. Another one waits, so that two servers cannot make a loop. */
   private followed = false;
 
@@ -258,9 +260,11 @@ class Tries<M extends Method> {
   /** Chooses the server of the next try. Returns whether that is a master that was named, so that it need not wait. */
   private aim(error: PandoError, connection: Connection | null): boolean {
     const before = this.target;
-    if (error instanceof TransportError || !connection) this.target = null;
-    else this.target = this.call.source.elsewhere(error, connection.address, before);
-    const leads = this.target !== null && this.target !== connection?.address;
+    const answered = connection !== null && !(error instanceof TransportError);
+    if (before && !(answered && connection.address === before)) this.unreachable = before;
+    const from = connection?.address;
+    this.target = answered && from ? this.call.source.elsewhere(error, from, before, this.unreachable) : null;
+    const leads = this.target !== null && this.target !== from;
     const follows = error.master !== '' && leads && !this.followed;
     this.followed ||= follows;
     return follows;

@@ -22,9 +22,9 @@ export interface ConnectionSource {
   acquire(limit: Limit, to?: Address | null): Promise<Connection>;
   /**
    * Where a call goes next after a server at `from` has answered with this error; null = anywhere. `before`: where it
-   * was told to go for this try.
+   * was told to go for this try. `unreachable` is not followed.
    */
-  elsewhere(error: PandoError, from: Address, before: Address | null): Address | null;
+  elsewhere(error: PandoError, from: Address, before: Address | null, unreachable: Address | null): Address | null;
 }
 
 /** Another server may be able to answer. */
@@ -69,11 +69,11 @@ export class AddressBook {
   }
 
   /** See ConnectionSource. An address that was not given is not followed: whoever sends it could name any host. */
-  elsewhere(error: PandoError, from: Address, before: Address | null): Address | null {
+  elsewhere(error: PandoError, from: Address, before: Address | null, unreachable: Address | null): Address | null {
     if (!ANSWERED_ELSEWHERE.has(error.code)) return before;
     if (error.code === ErrorCode.UNAVAILABLE) this.failed(from);
     const master = this.find(error.master);
-    if (master) return master;
+    if (master && master !== unreachable) return master;
     return error.code === ErrorCode.NOT_MASTER || error.code === ErrorCode.UNAVAILABLE ? this.after(from) : before;
   }
 
@@ -162,8 +162,8 @@ export class Pool implements ConnectionSource {
     });
   }
 
-  elsewhere(error: PandoError, from: Address, before: Address | null): Address | null {
-    return this.addresses.elsewhere(error, from, before);
+  elsewhere(error: PandoError, from: Address, before: Address | null, unreachable: Address | null): Address | null {
+    return this.addresses.elsewhere(error, from, before, unreachable);
   }
 
   /** Opens a connection that only the caller uses, and that `close` closes too. */
@@ -284,8 +284,8 @@ export class DedicatedSource implements ConnectionSource {
     return this.connection;
   }
 
-  elsewhere(error: PandoError, from: Address, before: Address | null): Address | null {
-    return this.pool.elsewhere(error, from, before);
+  elsewhere(error: PandoError, from: Address, before: Address | null, unreachable: Address | null): Address | null {
+    return this.pool.elsewhere(error, from, before, unreachable);
   }
 
   private async open(limit: Limit, to: Address | null): Promise<Connection> {

@@ -98,20 +98,20 @@ test('when the time is over, the results tell of each op', async (t) => {
     [done, busy, busy],
   ]);
   const client = clientOf(t, server);
-  assert.deepEqual(outcomes(await write(client, { timeoutMs: 60 })), [true, 'OVERLOADED NO', 'OVERLOADED UNKNOWN']);
+  assert.deepEqual(outcomes(await write(client, { timeoutMs: 300 })), [true, 'OVERLOADED NO', 'OVERLOADED UNKNOWN']);
   await client.put('k', 'v');
   assert.match(server.calls.at(-1).name, /\/1$/, 'the lane is not used again');
 });
 
 test('when a later answer is lost, the open ops are unknown', async (t) => {
   const server = await scripted(t, [[done, busy, full], () => {}]);
-  const result = await write(clientOf(t, server), { timeoutMs: 60 });
+  const result = await write(clientOf(t, server), { timeoutMs: 300 });
   assert.deepEqual(outcomes(result), [true, 'OVERLOADED UNKNOWN', 'DISK_FULL UNKNOWN']);
 });
 
 test('when the first answer was lost, an error says so little', async (t) => {
   const server = await scripted(t, [(call) => call.cut(), [done, busy, full]]);
-  const result = await write(clientOf(t, server), { timeoutMs: 60 });
+  const result = await write(clientOf(t, server), { timeoutMs: 300 });
   assert.deepEqual(outcomes(result), [true, 'OVERLOADED UNKNOWN', 'DISK_FULL UNKNOWN']);
 });
 

@@ -119,6 +119,19 @@ test('a master that cannot be reached is left for the others', async (t) => {
   assert.ok(error.tries > 2, `${error.tries}`);
 });
 
+test('a node that names a dead master does not keep the call from the others', async (t) => {
+  const dead = await fakeServer(t, answer);
+  await dead.stop();
+  const nodes = await cluster(
+    t,
+    2,
+    () => 1,
+    () => dead.address,
+  );
+  const client = clientOf(t, [...nodes, dead], { timeoutMs: 1000 });
+  for (let i = 0; i < 4; ++i) assert.ok(await client.get('k'));
+});
+
 test('a server that is unavailable sends the call to the next one', async (t) => {
   const cut = await fakeServer(t, (call) =>
     call.error({ code: 10, message: 'no quorum', applied: 1, retryable: true, retry_after_ms: 1 }),

@@ -46,6 +46,11 @@ final class AsyncCall<T> implements SharedPool.Waiter, SharedConnection.Handler 
   }
 
   @Override
+  public Address target() {
+    return invocation.target();
+  }
+
+  @Override
   public boolean stillWaits() {
     return waiting && !future.isDone();
   }
@@ -59,7 +64,7 @@ final class AsyncCall<T> implements SharedPool.Waiter, SharedConnection.Handler 
       sequence = to.nextSequence();
       frame = invocation.encode(sequence, to.server());
     } catch (RuntimeException e) {
-      failed(e, false);
+      failed(e, false, null);
       return;
     }
     connection = to;
@@ -75,25 +80,25 @@ final class AsyncCall<T> implements SharedPool.Waiter, SharedConnection.Handler 
       return;
     }
     invocation.beginTry();
-    failed(error, false);
+    failed(error, false, null);
   }
 
   /** Throws only what condemns the connection, which then tells `lost`. */
   @Override
   public void replied(Codec.Envelope envelope) {
     T result;
+    Address from = connection.address;
     try {
       result = invocation.decode(envelope);
     } catch (ProtocolException e) {
       throw e;
     } catch (RuntimeException e) {
       connection = null;
-      failed(e, false);
+      failed(e, false, from);
       return;
     }
     connection = null;
-    end(result);
-    callBack(() -> future.complete(result));
+    succeed(result);
   }
 
   @Override
@@ -103,16 +108,18 @@ final class AsyncCall<T> implements SharedPool.Waiter, SharedConnection.Handler 
     if (pool.isClosed()) {
       fail(invocation.closed(error.applied() == Applied.UNKNOWN));
     } else {
-      failed(error, reused);
+      failed(error, reused, null);
     }
   }
 
-  private void failed(RuntimeException error, boolean onReused) {
+  /** `from`: the server that has answered so; null = none has. */
+  private void failed(RuntimeException error, boolean onReused, Address from) {
     if (!(error instanceof PandoException known)) {
       invocation.outcomeUnknown();
       fail(error);
       return;
     }
+    invocation.aim(pool.addresses(), known, from);
     try {
       long wait = invocation.failed(known, onReused);
       if (wait == 0) {
@@ -132,13 +139,23 @@ final class AsyncCall<T> implements SharedPool.Waiter, SharedConnection.Handler 
       connection = null;
       String message = silent.address + " did not answer " + invocation.call.method + " in time";
       boolean sent = silent.abandon(sequence);
-      failed(sent ? TransportException.lost(message, null) : TransportException.notSent(message, null), false);
+      failed(sent ? TransportException.lost(message, null) : TransportException.notSent(message, null), false, null);
     } else {
       fail(invocation.deadline());
     }
   }
 
+  private void succeed(T result) {
+    end(result);
+    callBack(() -> future.complete(result));
+  }
+
   private void fail(RuntimeException error) {
+    T result = error instanceof PandoException known ? invocation.settle(known) : null;
+    if (result != null) {
+      succeed(result);
+      return;
+    }
     end(null);
     callBack(() -> future.completeExceptionally(error));
   }

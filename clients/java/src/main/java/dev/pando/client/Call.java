@@ -34,10 +34,11 @@ final class Call<T> {
   final Duration timeout;
   /** It reads a snapshot, or the changes since one. A replica may lack that, so its level is that of the master. */
   final boolean ofSnapshot;
+  private final Supplier<? extends Parts<T>> parts;
 
   private Call(String method, Kind kind, Supplier<? extends TBase<?, ?>> args,
       Supplier<? extends TBase<?, ?>> result, TBase<?, ?> request, Function<TBase<?, ?>, T> map, Level level,
-      Duration maxStaleness, Duration timeout, boolean ofSnapshot) {
+      Duration maxStaleness, Duration timeout, boolean ofSnapshot, Supplier<? extends Parts<T>> parts) {
     this.method = method;
     this.kind = kind;
     this.args = args;
@@ -48,21 +49,34 @@ final class Call<T> {
     this.maxStaleness = maxStaleness;
     this.timeout = timeout;
     this.ofSnapshot = ofSnapshot;
+    this.parts = parts;
   }
 
   /** `reply` is the class of the reply, from which `map` makes what the caller gets. */
   static <R extends TBase<?, ?>, T> Call<T> of(String method, Kind kind, Supplier<? extends TBase<?, ?>> args,
       Supplier<? extends TBase<?, ?>> result, TBase<?, ?> request, Class<R> reply, Function<R, T> map) {
     return new Call<>(method, kind, args, result, request, answer -> map.apply(reply.cast(answer)), null, null, null,
-        false);
+        false, () -> null);
+  }
+
+  /** As the other one, for a request whose reply may be partial. */
+  static <T> Call<T> of(String method, Kind kind, Supplier<? extends TBase<?, ?>> args,
+      Supplier<? extends TBase<?, ?>> result, TBase<?, ?> request, Supplier<? extends Parts<T>> parts) {
+    return new Call<>(method, kind, args, result, request, null, null, null, null, false, parts);
+  }
+
+  /** What an invocation of the call keeps of its tries; null if replies are never partial. */
+  Parts<T> parts() {
+    return parts.get();
   }
 
   Call<T> with(Level otherLevel, Duration otherStaleness, Duration otherTimeout) {
-    return new Call<>(method, kind, args, result, request, map, otherLevel, otherStaleness, otherTimeout, ofSnapshot);
+    return new Call<>(method, kind, args, result, request, map, otherLevel, otherStaleness, otherTimeout, ofSnapshot,
+        parts);
   }
 
   Call<T> ofSnapshot(boolean value) {
-    return new Call<>(method, kind, args, result, request, map, level, maxStaleness, timeout, value);
+    return new Call<>(method, kind, args, result, request, map, level, maxStaleness, timeout, value, parts);
   }
 
   Call<T> with(ReadOptions options) {

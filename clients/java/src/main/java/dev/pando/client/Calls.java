@@ -12,8 +12,6 @@ import dev.pando.api.HelloReply;
 import dev.pando.api.HelloRequest;
 import dev.pando.api.IncrementRequest;
 import dev.pando.api.Kv;
-import dev.pando.api.MultiGetItem;
-import dev.pando.api.MultiGetReply;
 import dev.pando.api.MultiGetRequest;
 import dev.pando.api.OpenSnapshotRequest;
 import dev.pando.api.PutRequest;
@@ -29,7 +27,6 @@ import dev.pando.api.SplitRangeRequest;
 import dev.pando.api.TouchRequest;
 import dev.pando.api.WatchReply;
 import dev.pando.api.WatchRequest;
-import dev.pando.api.WriteBatchReply;
 import dev.pando.api.WriteBatchRequest;
 import java.nio.ByteBuffer;
 import java.time.Duration;
@@ -63,20 +60,7 @@ final class Calls {
     for (byte[] key : keys) wrapped.add(key(key));
     MultiGetRequest request = new MultiGetRequest().setKeys(wrapped).setSnapshot(Bytes.wrap(options.snapshot));
     return Call.of("multiGet", Call.Kind.READ, Kv.multiGet_args::new, Kv.multiGet_result::new, request,
-        MultiGetReply.class, reply -> records(reply, wrapped.size())).with(options);
-  }
-
-  /** A key that could not be read fails the call, so it is tried again if that may help. */
-  private static List<Optional<KvRecord>> records(MultiGetReply reply, int keys) {
-    int items = reply.items == null ? 0 : reply.items.size();
-    if (items != keys) throw new ProtocolException(items + " records came for " + keys + " keys", null);
-    List<Optional<KvRecord>> records = new ArrayList<>(keys);
-    for (int i = 0; i < keys; ++i) {
-      MultiGetItem item = reply.items.get(i);
-      if (item.error != null) throw PandoException.of(item.error);
-      records.add(KvRecord.of(item.record));
-    }
-    return records;
+        () -> new MultiGetTries(request)).with(options);
   }
 
   static Call<WriteResult> put(byte[] key, byte[] value, WriteOptions options) {
@@ -111,17 +95,8 @@ final class Calls {
 
   static Call<BatchResult> writeBatch(WriteBatch batch) {
     WriteBatchRequest request = batch.request();
-    int ops = request.ops.size();
     return Call.of("writeBatch", Call.Kind.WRITE, Kv.writeBatch_args::new, Kv.writeBatch_result::new, request,
-        WriteBatchReply.class, reply -> results(reply, ops)).with(batch.level, null, batch.timeout);
-  }
-
-  private static BatchResult results(WriteBatchReply reply, int ops) {
-    BatchResult result = BatchResult.of(reply);
-    if (result.results().size() != ops && result.failedConditions().isEmpty()) {
-      throw new ProtocolException(result.results().size() + " results came for " + ops + " ops", null);
-    }
-    return result;
+        () -> new BatchTries(request)).with(batch.level, null, batch.timeout);
   }
 
   /** `limit`: the rows that the caller still wants; negative = any number. */

@@ -71,7 +71,10 @@ public final class ClientOptions {
       return this;
     }
 
-    /** The maximum number of connections. Calls that find none free wait for one. Default: 8. */
+    /**
+     * The maximum number of connections that calls have. Calls that find none free wait for one. Clients of nodes may have
+     * more: as many again that are idle (PandoClient), or one for each node (PandoAsyncClient). Default: 8.
+     */
     public Builder poolSize(int value) {
       if (value < 1) throw new IllegalArgumentException("the pool's size is " + value + "; it must be positive");
       poolSize = value;

@@ -37,6 +37,10 @@ final class Codec {
 
   /** Returns the whole frame, with its length. */
   static ByteBuffer encode(Call<?> call, int sequence, Context context) {
+    return encode(call, call.request, sequence, context);
+  }
+
+  static ByteBuffer encode(Call<?> call, TBase<?, ?> request, int sequence, Context context) {
     try {
       AutoExpandingBufferWriteTransport out =
           new AutoExpandingBufferWriteTransport(configuration(), 256, HEADER_BYTES);
@@ -44,7 +48,7 @@ final class Codec {
       protocol.writeMessageBegin(new TMessage(call.method, TMessageType.CALL, sequence));
       TBase<?, ?> args = call.args.get();
       set(args, 1, context);
-      set(args, 2, call.request);
+      set(args, 2, request);
       args.write(protocol);
       protocol.writeMessageEnd();
       ByteBuffer frame = ByteBuffer.wrap(out.getBuf().array(), 0, out.getLength());

@@ -7,11 +7,16 @@ import java.util.concurrent.ConcurrentLinkedDeque;
 import java.util.concurrent.Semaphore;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.locks.LockSupport;
+import java.util.function.Predicate;
 
-/** A bounded number of connections, and the tries of calls over them. Thread-safe. */
+/**
+ * A bounded number of connections, and the tries of calls over them: at most `size` are with calls, and as many are idle.
+ * Thread-safe.
+ */
 final class ConnectionPool implements AutoCloseable {
   private final ClientOptions options;
   private final AddressBook addresses;
+  private final int size;
   private final Semaphore slots;
   private final ConcurrentLinkedDeque<Connection> idle = new ConcurrentLinkedDeque<>();
   private final Set<Connection> all = ConcurrentHashMap.newKeySet();
@@ -20,6 +25,7 @@ final class ConnectionPool implements AutoCloseable {
   ConnectionPool(ClientOptions options, AddressBook addresses, int size) {
     this.options = options;
     this.addresses = addresses;
+    this.size = size;
     slots = new Semaphore(size, true);
   }
 
@@ -27,18 +33,11 @@ final class ConnectionPool implements AutoCloseable {
   <T> T run(Invocation<T> invocation) {
     T result = null;
     try {
-      while (result == null) {
-        Attempt attempt = new Attempt();
-        try {
-          result = tryOnce(invocation, attempt);
-        } catch (PandoException e) {
-          if (closed) throw invocation.closed(e.applied() == Applied.UNKNOWN);
-          pause(invocation.failed(e, attempt.reused), invocation);
-        }
-      }
-      return result;
+      return result = tryUntilItEnds(invocation);
     } catch (PandoException e) {
-      throw e;
+      result = invocation.settle(e);
+      if (result == null) throw e;
+      return result;
     } catch (RuntimeException | Error e) {
       invocation.outcomeUnknown();
       throw e;
@@ -47,8 +46,22 @@ final class ConnectionPool implements AutoCloseable {
     }
   }
 
+  private <T> T tryUntilItEnds(Invocation<T> invocation) {
+    while (true) {
+      Attempt attempt = new Attempt();
+      try {
+        return tryOnce(invocation, attempt);
+      } catch (PandoException e) {
+        if (closed) throw invocation.closed(e.applied() == Applied.UNKNOWN);
+        invocation.aim(addresses, e, attempt.address);
+        pause(invocation.failed(e, attempt.reused), invocation);
+      }
+    }
+  }
+
   /** What a try was made on. */
   private static final class Attempt {
+    Address address;
     boolean reused;
   }
 
@@ -58,9 +71,10 @@ final class ConnectionPool implements AutoCloseable {
     boolean good = false;
     try {
       invocation.beginTry();
-      connection = takeIdle();
+      connection = takeIdle(invocation.target());
       attempt.reused = connection != null;
-      if (connection == null) connection = open(invocation.deadlineNanos);
+      if (connection == null) connection = open(invocation.target(), invocation.deadlineNanos);
+      attempt.address = connection.address;
       int id = connection.nextSequence();
       good = true;  // still, if the request cannot be encoded
       ByteBuffer frame = invocation.encode(id, connection.server());
@@ -92,20 +106,27 @@ final class ConnectionPool implements AutoCloseable {
     }
   }
 
-  private Connection takeIdle() {
-    Connection connection;
-    while ((connection = idle.pollFirst()) != null) {
+  private Connection takeIdle(Address target) {
+    if (target != null) return takeIdle(connection -> connection.address.equals(target));
+    Connection good = takeIdle(connection -> !addresses.avoids(connection.address));
+    return good != null ? good : takeIdle(connection -> true);
+  }
+
+  private Connection takeIdle(Predicate<Connection> fits) {
+    for (Connection connection : idle) {
+      if (!fits.test(connection) || !idle.remove(connection)) continue;
       if (connection.isUsable()) return connection;
       giveBack(connection, false);
     }
     return null;
   }
 
-  /** Tries one address after the other, until one works or there is none that has not just failed. */
-  private Connection open(long deadlineNanos) {
+  /** Tries one address after the other, the target first, until one works or all have just failed. */
+  private Connection open(Address target, long deadlineNanos) {
+    Address address = target;
     while (true) {
       if (closed) throw PandoException.closed();
-      Address address = addresses.choose();
+      if (address == null) address = addresses.choose();
       try {
         Connection connection =
             Connection.open(address, options.clientName, Connection.after(options.connectTimeout, deadlineNanos));
@@ -117,6 +138,7 @@ final class ConnectionPool implements AutoCloseable {
         if (!e.retryable()) throw e;
         addresses.failed(address);
         if (!addresses.hasFresh() || System.nanoTime() - deadlineNanos >= 0) throw e;
+        address = null;
       }
     }
   }
@@ -124,6 +146,8 @@ final class ConnectionPool implements AutoCloseable {
   private void giveBack(Connection connection, boolean good) {
     if (good && !closed) {
       idle.addFirst(connection);
+      Connection oldest = idle.size() > size ? idle.pollLast() : null;  // calls have moved on to other addresses
+      if (oldest != null) giveBack(oldest, false);
       if (!closed) return;
     }
     all.remove(connection);

@@ -27,11 +27,17 @@ final class Invocation<T> {
   private final Carrier carrier;
   private final LanePool lanes;
   private final LanePool.Name name;
+  private final Parts<T> parts;
   private long backoffNanos = FIRST_BACKOFF_NANOS;
   private int tries;
   private boolean unknown;
   private boolean mayRepeat = true;
   private boolean repeatedAtOnce;
+  private Address target;
+  /** A master that was named, and that could not be asked. Whoever names it may not know yet who is the next. */
+  private Address unreachable;
+  private boolean atOnce;
+  private boolean followed;
   private PandoException last;
 
   Invocation(Call<T> call, ClientOptions options, Carrier carrier, LanePool lanes) {
@@ -44,6 +50,7 @@ final class Invocation<T> {
     deadlineNanos = System.nanoTime() + timeout.toNanos();
     boolean named = call.kind == Call.Kind.WRITE && level() != Level.ONE;
     name = named ? lanes.begin() : null;
+    parts = call.parts();
   }
 
   long remainingNanos() {
@@ -52,6 +59,23 @@ final class Invocation<T> {
 
   void beginTry() {
     ++tries;
+  }
+
+  /** Where the next try goes; null = to any server. */
+  Address target() {
+    return target;
+  }
+
+  /**
+   * Chooses where the next try goes, after one at `from` (null = nowhere) has failed. The address of a master is followed
+   * at once, but only once, so that two servers that name each other make no loop.
+   */
+  void aim(AddressBook addresses, PandoException error, Address from) {
+    boolean answered = from != null && !(error instanceof TransportException);
+    if (target != null && !(answered && target.equals(from))) unreachable = target;
+    target = answered ? addresses.elsewhere(error, from, target, unreachable) : null;
+    atOnce = !followed && !error.master().isEmpty() && target != null && !target.equals(from);
+    followed |= atOnce;
   }
 
   /**
@@ -65,7 +89,7 @@ final class Invocation<T> {
     setLevel(context);
     carrier.fill(context, call, server);
     if (call.kind == Call.Kind.WRITE) setName(context, server);
-    ByteBuffer frame = Codec.encode(call, sequence, context);
+    ByteBuffer frame = Codec.encode(call, parts == null ? call.request : parts.request(), sequence, context);
     int limit = server.maxFrameBytes();
     if (limit > 0 && frame.remaining() - Integer.BYTES > limit) {
       throw PandoException.create(ErrorCode.TOO_LARGE, "TOO_LARGE: the request has " + (frame.remaining() - Integer.BYTES)
@@ -90,7 +114,7 @@ final class Invocation<T> {
   }
 
   private void setName(Context context, ServerHello server) {
-    if (name == null || !server.remembersWrites) {
+    if (name == null || (!name.sent && !server.remembersWrites)) {
       mayRepeat = false;
       return;
     }
@@ -107,7 +131,8 @@ final class Invocation<T> {
     carrier.learn(call, answer);
     if (answer.error() != null) throw PandoException.of(answer.error());
     try {
-      return call.read(answer.success());
+      if (parts == null) return call.read(answer.success());
+      return parts.take(answer.success(), name != null && name.sent, unknown);
     } catch (PandoException e) {
       throw e;
     } catch (RuntimeException e) {
@@ -132,6 +157,7 @@ final class Invocation<T> {
     long remaining = remainingNanos();
     if (remaining <= 0) throw deadline();
     if (unknown && !mayRepeat) throw error.withApplied(outcome(error));
+    if (atOnce) return 0;
     if (reused && error instanceof TransportException && !repeatedAtOnce) {
       repeatedAtOnce = true;
       return 0;
@@ -147,6 +173,17 @@ final class Invocation<T> {
 
   private Applied outcome(PandoException error) {
     return unknown && error.applied() == Applied.NO ? Applied.UNKNOWN : error.applied();
+  }
+
+  /**
+   * What the call returns although it ends with this error; null if it fails with it. Ask before the caller has the
+   * error, and before {@link #end}.
+   */
+  T settle(PandoException error) {
+    if (parts == null) return null;
+    T result = parts.settle(error, unknown);
+    if (result == null && parts.begun() && error.applied() == Applied.NO) error.withApplied(Applied.UNKNOWN);
+    return result;
   }
 
   /** What the call fails with when its time is over. */

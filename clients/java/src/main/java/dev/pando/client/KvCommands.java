@@ -132,7 +132,10 @@ public abstract class KvCommands {
     return touch(Bytes.utf8(key), options);
   }
 
-  /** Sends several writes together. Each has a result of its own, which may be an error. */
+  /**
+   * Sends several writes together. Each has a result of its own, which may be an error. While some fail in a way that may
+   * pass, the batch is sent again under the same name until its time is over: what was applied is not applied again.
+   */
   public BatchResult writeBatch(WriteBatch batch) {
     return execute(Calls.writeBatch(batch));
   }

@@ -34,7 +34,10 @@ public final class PandoAsyncClient extends KvAsyncCommands implements AutoClose
     watches = new SharedPool(options, addresses, loop, options.poolSize);
   }
 
-  /** Makes a client for one or several routers, or a node: {@code host:port}. It connects with its first call. */
+  /**
+   * Makes a client for one or several routers, or for all nodes: {@code host:port}. It connects with its first call. If a
+   * node names another one of the addresses as the master of a key, it goes there.
+   */
   public static PandoAsyncClient connect(String... addresses) {
     return connect(ClientOptions.builder(addresses).build());
   }

@@ -33,7 +33,10 @@ public final class PandoClient extends KvCommands implements AutoCloseable {
     pool = new ConnectionPool(options, addresses, options.poolSize);
   }
 
-  /** Makes a client for one or several routers, or a node: {@code host:port}. It connects with its first call. */
+  /**
+   * Makes a client for one or several routers, or for all nodes: {@code host:port}. It connects with its first call. If a
+   * node names another one of the addresses as the master of a key, it goes there.
+   */
   public static PandoClient connect(String... addresses) {
     return connect(ClientOptions.builder(addresses).build());
   }

@@ -15,6 +15,8 @@ public class PandoException extends RuntimeException {
   private Applied applied;
   private final boolean retryable;
   private final int retryAfterMillis;
+  private String serverMessage;
+  private String master = "";
 
   PandoException(int code, String message, Applied applied, boolean retryable, int retryAfterMillis, Throwable cause) {
     super(message, cause);
@@ -54,6 +56,16 @@ public class PandoException extends RuntimeException {
     return retryAfterMillis;
   }
 
+  /** The address of the node to ask instead; empty = the server names none. */
+  String master() {
+    return master;
+  }
+
+  /** The message without the name of the code, if it came from a server. */
+  String serverMessage() {
+    return serverMessage == null ? getMessage() : serverMessage;
+  }
+
   /** Corrects what the last try said of itself by what is known of all tries. Only before the caller has the error. */
   PandoException withApplied(Applied other) {
     applied = other;
@@ -62,8 +74,11 @@ public class PandoException extends RuntimeException {
 
   static PandoException of(KvError error) {
     String text = error.message == null ? "" : error.message;
-    return create(error.code, ErrorCode.name(error.code) + ": " + text, Applied.of(error.applied), error.retryable,
-        error.retry_after_ms, null);
+    PandoException exception = create(error.code, ErrorCode.name(error.code) + ": " + text, Applied.of(error.applied),
+        error.retryable, error.retry_after_ms, null);
+    exception.serverMessage = text;
+    if (error.master != null) exception.master = error.master;
+    return exception;
   }
 
   static PandoException create(int code, String message, Applied applied, boolean retryable, int retryAfterMillis,

@@ -102,6 +102,11 @@ final class FakeServer implements AutoCloseable {
     }
   }
 
+  /** The connections that are open now. */
+  int open() {
+    return sockets.size();
+  }
+
   void closeConnections() throws IOException {
     for (Socket socket : sockets) socket.close();
   }
