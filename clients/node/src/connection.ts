@@ -13,7 +13,7 @@ import { once } from 'node:events';
 import { connect } from 'node:net';
 import type { Socket, TcpNetConnectOpts } from 'node:net';
 import * as wire from './gen/pando_types';
-import { abortError, fromKvError, fromRefusal, protocolError, transportError } from './errors';
+import { abortError, fromKvError, fromRefusal, ProtocolError, protocolError, transportError } from './errors';
 import type { PandoError } from './errors';
 import { decodeReply, encodeCall, MalformedFrame, WRITES } from './protocol';
 import type { Method, ReplyBody, ReplyOf, RequestOf } from './protocol';
@@ -232,7 +232,11 @@ export class Connection {
     limit: Limit,
   ): Promise<ReplyOf<M>> {
     const body = await this.exchange(method, limit, (sequence) => encodeCall(method, sequence, context, request));
-    if (body.refusal) throw fromRefusal(this.address.text, body.refusal);
+    if (body.refusal) {
+      const error = fromRefusal(this.address.text, body.refusal, WRITES.has(method));
+      if (error instanceof ProtocolError) this.close();
+      throw error;
+    }
     if (body.error) throw fromKvError(body.error, WRITES.has(method));
     return body.success as ReplyOf<M>;
   }

@@ -196,12 +196,25 @@ export function fromKvError(error: KvError, isWrite: boolean): PandoError {
   return new (CLASSES.get(fields.code) ?? PandoError)(fields);
 }
 
-/** @internal Thrift's own answer to a request that the server cannot decode, or to a method that it does not have. */
-export function fromRefusal(address: string, refusal: { type: number; message: string }): PandoError {
-  const message = `${address} refused the request: ${refusal.message}`;
-  // Of the types of TApplicationException, 6 is an internal error. The others are found out before anything is done.
-  if (refusal.type === 6) return new InternalError({ code: ErrorCode.INTERNAL, message, applied: 'UNKNOWN' });
-  return new BadRequestError({ code: ErrorCode.BAD_REQUEST, message, applied: 'NO' });
+/**
+ * Types of TApplicationException: unknown method, invalid type of message, protocol error, invalid transform, invalid
+ * protocol, unsupported type of client. A server finds them out before it does anything.
+ */
+const REFUSALS: ReadonlySet<number> = new Set([1, 2, 7, 8, 9, 10]);
+/** Wrong name of a method, bad sequence ID, missing result. They belong to another request. */
+const NO_ANSWERS: ReadonlySet<number> = new Set([3, 4, 5]);
+
+/** @internal What Thrift's own exception is to the caller. After ProtocolError, the connection must be closed. */
+export function fromRefusal(
+  address: string,
+  refusal: { type: number; message: string | null },
+  isWrite: boolean,
+): PandoError {
+  const { type } = refusal;
+  const message = `${address} refused the request: ${refusal.message || `exception of type ${type}`}`;
+  if (REFUSALS.has(type)) return new BadRequestError({ code: ErrorCode.BAD_REQUEST, message, applied: 'NO' });
+  if (NO_ANSWERS.has(type)) return protocolError(message);
+  return new InternalError({ code: ErrorCode.INTERNAL, message, applied: isWrite ? 'UNKNOWN' : 'NO' });
 }
 
 /** @internal The same error, but its write may have been applied by an earlier try. */

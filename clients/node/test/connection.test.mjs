@@ -207,6 +207,31 @@ test('a method that the server does not have is a bad request, and not repeated'
   assert.equal(server.calls.length, 1);
 });
 
+test("Thrift's own exceptions say what is known of the outcome", async (t) => {
+  const refusals = [];
+  const server = await fakeServer(t, (call) => {
+    if (refusals.length === 0) return answer(call);
+    return call.raw(replyFrame(call.method, call.sequence, { refusal: refusals.shift() }));
+  });
+  const client = clientOf(t, server.address);
+  const put = async (type) => {
+    refusals.push(type);
+    const error = await client.put('k', 'v').then(() => null, (e) => e);
+    return error && [error.codeName, error.applied];
+  };
+  for (const type of [1, 2, 7, 8, 9, 10]) assert.deepEqual(await put(type), ['BAD_REQUEST', 'NO'], `${type}`);
+  assert.equal(server.accepts, 1);
+  for (const type of [3, 4, 5]) assert.equal(await put(type), null, `${type} answers another request`);
+  assert.equal(server.accepts, 4, 'each costs its connection');
+  assert.equal(new Set(server.calls.map((call) => call.name.split('/')[0])).size, 1);
+  for (const type of [6, 0, 77, -1]) assert.deepEqual(await put(type), ['INTERNAL', 'UNKNOWN'], `${type}`);
+  refusals.push(0);
+  const error = await client.get('k').catch((e) => e);
+  assert.deepEqual([error.codeName, error.applied], ['INTERNAL', 'NO']);
+  await client.put('k', 'v');
+  assert.match(server.calls.at(-1).name, /\/1$/, 'lanes with unknown outcomes are not used again');
+});
+
 test('a refused hello is an error of the call', async (t) => {
   const hello = (call) => call.error({ code: 3, message: 'who are you?', applied: 1 });
   const server = await fakeServer(t, answer, { hello });

@@ -99,12 +99,20 @@ final class Codec {
 
   private static PandoException refused(Call<?> call, Envelope envelope) throws TException {
     TApplicationException error = TApplicationException.readFrom(envelope.body);
-    if (error.getType() != TApplicationException.UNKNOWN_METHOD) {
-      return new ProtocolException("the server could not read the request " + call.method + ": " + error.getMessage(),
-          error);
-    }
-    return PandoException.create(ErrorCode.BAD_REQUEST,
-        "BAD_REQUEST: the server is too old: it has no method " + call.method, Applied.NO, false, 0, error);
+    String message = "the server refused the request " + call.method + ": "
+        + (error.getMessage() == null ? "exception of type " + error.getType() : error.getMessage());
+    return switch (error.getType()) {
+      // A server finds these out before it does anything.
+      case TApplicationException.UNKNOWN_METHOD, TApplicationException.INVALID_MESSAGE_TYPE,
+          TApplicationException.PROTOCOL_ERROR, TApplicationException.INVALID_TRANSFORM,
+          TApplicationException.INVALID_PROTOCOL, TApplicationException.UNSUPPORTED_CLIENT_TYPE ->
+          PandoException.create(ErrorCode.BAD_REQUEST, "BAD_REQUEST: " + message, Applied.NO, false, 0, error);
+      // These belong to another request.
+      case TApplicationException.WRONG_METHOD_NAME, TApplicationException.BAD_SEQUENCE_ID,
+          TApplicationException.MISSING_RESULT -> new ProtocolException(message, error);
+      default ->
+          PandoException.create(ErrorCode.INTERNAL, "INTERNAL: " + message, Applied.UNKNOWN, false, 0, error);
+    };
   }
 
   private static PandoException undecodable(Exception cause) {

@@ -159,8 +159,10 @@ class FaultsTest {
 
   @ParameterizedTest
   @EnumSource
-  void theServerCannotReadTheRequest(Kind kind) throws Exception {
-    assertRepeated(kind, r -> r.reply("put", r.sequence, TMessageType.EXCEPTION, new Application(7)));
+  void anExceptionThatBelongsToAnotherRequest(Kind kind) throws Exception {
+    for (int type : new int[] {3, 4, 5}) {
+      assertRepeated(kind, r -> r.reply("put", r.sequence, TMessageType.EXCEPTION, new Application(type)));
+    }
   }
 
   /** TApplicationException is no TBase. */
@@ -180,12 +182,36 @@ class FaultsTest {
 
   @ParameterizedTest
   @EnumSource
-  void anUnknownMethodIsNoReasonToTryAgain(Kind kind) throws Exception {
-    try (FakeServer server = new FakeServer(r -> r.reply("put", r.sequence, TMessageType.EXCEPTION, new Application(1)));
-        Client client = Client.open(kind, server.address())) {
-      BadRequestException error = assertThrows(BadRequestException.class, () -> client.kv().put("k", "v"));
-      assertEquals(Applied.NO, error.applied());
-      assertEquals(1, server.requests.size());
+  void aRequestThatTheServerCannotReadIsNotTriedAgain(Kind kind) throws Exception {
+    int[] types = {1, 2, 7, 8, 9, 10};
+    for (int type : types) {
+      try (FakeServer server = new FakeServer(
+          r -> r.reply("put", r.sequence, TMessageType.EXCEPTION, new Application(type)));
+          Client client = Client.open(kind, server.address())) {
+        BadRequestException error = assertThrows(BadRequestException.class, () -> client.kv().put("k", "v"));
+        assertEquals(Applied.NO, error.applied());
+        assertThrows(BadRequestException.class, () -> client.kv().put("k", "v"));
+        assertEquals(2, server.requests.size());
+        assertEquals(server.requests.get(0).lane(), server.requests.get(1).lane());
+        assertEquals(1, server.connections.get());
+      }
+    }
+  }
+
+  /** Its lane is not used again. */
+  @ParameterizedTest
+  @EnumSource
+  void anExceptionThatSaysNothingOfTheOutcome(Kind kind) throws Exception {
+    for (int type : new int[] {6, 0, 77, -1}) {
+      try (FakeServer server = new FakeServer(
+          r -> r.reply(r.method, r.sequence, TMessageType.EXCEPTION, new Application(type)));
+          Client client = Client.open(kind, server.address())) {
+        assertEquals(Applied.UNKNOWN, assertThrows(InternalException.class, () -> client.kv().put("k", "v")).applied());
+        assertEquals(Applied.NO, assertThrows(InternalException.class, () -> client.kv().get("k")).applied());
+        assertThrows(InternalException.class, () -> client.kv().put("k", "v"));
+        assertEquals(3, server.requests.size());
+        assertNotEquals(server.requests.get(0).lane(), server.requests.get(2).lane());
+      }
     }
   }
 
