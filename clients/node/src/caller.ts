@@ -6,7 +6,8 @@
  * lane would make the server forget what came of it.
  */
 import { randomBytes } from 'node:crypto';
-import { setImmediate as nextTurn, setTimeout as delay } from 'node:timers/promises';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { onAbort } from './abort';
 import type { BatchTries } from './batch_tries';
 import type { Address, Connection, Limit } from './connection';
 import { abortError, AbortError, BadRequestError, closedError, DeadlineError, ErrorCode, PandoError } from './errors';
@@ -72,7 +73,8 @@ export class Caller {
   hlc = 0n;
   private readonly freeLanes: Lane[] = [];
 
-  constructor(private readonly isClosed: () => boolean) {}
+  /** @param closing - Is aborted when the client is closed. */
+  constructor(readonly closing: AbortSignal) {}
 
   /** Throws PandoError; see its subclasses. */
   async call<M extends Method>(call: Call<M>): Promise<ReplyOf<M>> {
@@ -99,7 +101,7 @@ export class Caller {
   }
 
   get closed(): boolean {
-    return this.isClosed();
+    return this.closing.aborted;
   }
 }
 
@@ -286,13 +288,18 @@ class Tries<M extends Method> {
     return new DeadlineError({ message, applied, tries: count, cause });
   }
 
-  private async sleep(ms: number): Promise<void> {
-    const { signal } = this.limit;
-    try {
-      await delay(ms, undefined, signal ? { signal } : {});
-    } catch (error) {
-      if (signal?.aborted) throw abortError(signal, this.outcome());
-      throw error;
-    }
+  /** Returns early when the caller or the client ends the call. */
+  private sleep(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      const wake = (): void => {
+        clearTimeout(timer);
+        for (const stop of stopListening) stop();
+        resolve();
+      };
+      const timer = setTimeout(wake, ms);
+      const signals = [this.limit.signal, this.caller.closing];
+      const stopListening = signals.map((signal) => onAbort(signal, wake));
+      if (signals.some((signal) => signal?.aborted)) wake();
+    });
   }
 }

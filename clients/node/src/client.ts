@@ -71,7 +71,7 @@ class ClientInvoker implements Invoker {
       clientName: options.clientName ?? '',
       connectTimeoutMs: toTimeout(options.connectTimeoutMs ?? 2000, 'connectTimeoutMs'),
     });
-    this.caller = new Caller(() => this.pool.isClosed);
+    this.caller = new Caller(this.pool.closing);
   }
 
   invoke<M extends Method>(invocation: Invocation<M>): Promise<ReplyOf<M>> {

@@ -12,12 +12,13 @@
 import { once } from 'node:events';
 import { connect } from 'node:net';
 import type { Socket, TcpNetConnectOpts } from 'node:net';
+import { onAbort } from './abort';
 import * as wire from './gen/pando_types';
 import { abortError, fromKvError, fromRefusal, ProtocolError, protocolError, transportError } from './errors';
 import type { PandoError } from './errors';
 import { decodeReply, encodeCall, MalformedFrame, WRITES } from './protocol';
 import type { Method, ReplyBody, ReplyOf, RequestOf } from './protocol';
-import { now } from './values';
+import { MAX_TIMER_MS, now } from './values';
 
 const OUT_OF_ORDER = 'out_of_order_replies';
 const API_VERSION = 2;
@@ -138,8 +139,11 @@ export class Connection {
     socket.on('close', () => this.lose(() => transportError(`the connection to ${text} is closed`, true)));
   }
 
-  /** Connects and says hello. Throws TransportError (certainly not applied), or what the server answered. */
-  static async open(address: Address, options: ConnectOptions): Promise<Connection> {
+  /**
+   * Connects and says hello. Throws TransportError (certainly not applied), or what the server answered. Ends at once
+   * when `closing` is aborted.
+   */
+  static async open(address: Address, options: ConnectOptions, closing: AbortSignal): Promise<Connection> {
     const deadline = now() + options.connectTimeoutMs;
     const { host, port } = address;
     const socket = connect({ host, port, autoSelectFamily: true } as TcpNetConnectOpts);
@@ -147,9 +151,11 @@ export class Connection {
       () => socket.destroy(new Error(`no connection after ${options.connectTimeoutMs} ms`)),
       options.connectTimeoutMs,
     );
+    const stopListening = onAbort(closing, () => socket.destroy(new Error('the client is closed')));
     try {
       await once(socket, 'connect');
     } catch (error) {
+      stopListening();
       socket.destroy();
       throw transportError(`cannot connect to ${address.text}: ${(error as Error).message}`, false, error);
     } finally {
@@ -164,6 +170,8 @@ export class Connection {
       if ((error as PandoError).applied === 'NO') throw error;
       // Nothing but hello was sent, so no write can have been applied.
       throw transportError(`${address.text} did not answer hello: ${(error as Error).message}`, false, error);
+    } finally {
+      stopListening();
     }
   }
 
@@ -257,7 +265,7 @@ export class Connection {
       const sentAt = now();
       const settled = (): void => {
         clearTimeout(timer);
-        signal?.removeEventListener('abort', onAbort);
+        stopListening();
       };
       const timer = setTimeout(
         () => {
@@ -265,14 +273,13 @@ export class Connection {
           this.giveUp(sequence, method, sentAt);
           reject(transportError(`${this.address.text} did not answer in time`, true));
         },
-        Math.max(0, deadline - sentAt) + GRACE_MS,
+        Math.min(MAX_TIMER_MS, Math.max(0, deadline - sentAt) + GRACE_MS),
       );
-      const onAbort = (): void => {
+      const stopListening = onAbort(signal, () => {
         settled();
         this.giveUp(sequence, method, null);
         reject(abortError(signal as AbortSignal, 'UNKNOWN'));
-      };
-      signal?.addEventListener('abort', onAbort);
+      });
       this.pending.set(sequence, {
         method,
         resolve: (body) => (settled(), resolve(body)),

@@ -6,11 +6,12 @@
  * calls that may go anywhere; those that wait for it share it or its failure. Who waits for the same is served in
  * order.
  */
+import { onAbort } from './abort';
 import { Connection } from './connection';
 import type { Address, ConnectOptions, Limit } from './connection';
 import { abortError, closedError, ErrorCode, transportError } from './errors';
 import type { PandoError } from './errors';
-import { now } from './values';
+import { MAX_TIMER_MS, now } from './values';
 
 const DEFAULT_PORT = 7420;
 /** An address that failed is avoided so long, if there is another one. */
@@ -124,6 +125,7 @@ export class Pool implements ConnectionSource {
   /** By where they must go; null = anywhere. */
   private readonly waiters = new Map<Address | null, Set<Waiter>>();
   private readonly opening = new Set<Address | null>();
+  private readonly ending = new AbortController();
   private closed = false;
 
   constructor(
@@ -142,7 +144,7 @@ export class Pool implements ConnectionSource {
       const { signal } = limit;
       const settled = (): void => {
         clearTimeout(timer);
-        signal?.removeEventListener('abort', onAbort);
+        stopListening();
         waiters.delete(waiter);
         if (waiters.size === 0 && this.waiters.get(to) === waiters) this.waiters.delete(to);
       };
@@ -152,10 +154,9 @@ export class Pool implements ConnectionSource {
       };
       const timer = setTimeout(
         () => waiter.reject(transportError('no connection was free in time', false)),
-        Math.max(0, limit.deadline - now()),
+        Math.min(MAX_TIMER_MS, Math.max(0, limit.deadline - now())),
       );
-      const onAbort = (): void => waiter.reject(abortError(signal as AbortSignal));
-      signal?.addEventListener('abort', onAbort);
+      const stopListening = onAbort(signal, () => waiter.reject(abortError(signal as AbortSignal)));
       const waiters = this.waiters.get(to) ?? new Set();
       this.waiters.set(to, waiters.add(waiter));
       this.serve();
@@ -181,13 +182,15 @@ export class Pool implements ConnectionSource {
   close(): void {
     if (this.closed) return;
     this.closed = true;
+    this.ending.abort();
     const told = [...this.waiters.values()].flatMap((waiters) => [...waiters]);
     for (const waiter of told) waiter.reject(closedError());
     for (const connection of [...this.connections, ...this.dedicated]) connection.close();
   }
 
-  get isClosed(): boolean {
-    return this.closed;
+  /** Aborted when the pool is closed. */
+  get closing(): AbortSignal {
+    return this.ending.signal;
   }
 
   // Gives places to those that wait. Another connection is opened only when there is no place on any.
@@ -240,7 +243,7 @@ export class Pool implements ConnectionSource {
     const address = to ?? this.addresses.pick();
     let connection: Connection;
     try {
-      connection = await Connection.open(address, this.options);
+      connection = await Connection.open(address, this.options, this.closing);
     } catch (error) {
       this.addresses.failed(address);
       throw error;
@@ -316,13 +319,12 @@ async function within<T>(promise: Promise<T>, { deadline, signal }: Limit): Prom
   const limit = new Promise<never>((_, reject) => {
     const timer = setTimeout(
       () => reject(transportError('no connection in time', false)),
-      Math.max(0, deadline - now()),
+      Math.min(MAX_TIMER_MS, Math.max(0, deadline - now())),
     );
-    const onAbort = (): void => reject(abortError(signal as AbortSignal));
-    signal?.addEventListener('abort', onAbort);
+    const stopListening = onAbort(signal, () => reject(abortError(signal as AbortSignal)));
     stop = () => {
       clearTimeout(timer);
-      signal?.removeEventListener('abort', onAbort);
+      stopListening();
     };
   });
   try {

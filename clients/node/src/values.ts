@@ -28,6 +28,9 @@ export function now(): number {
   return clock.now();
 }
 
+/** @internal A timer of Node.js that would last longer ends at once. */
+export const MAX_TIMER_MS = 0x7fffffff;
+
 /** @internal */
 export const EMPTY: Buffer = Buffer.alloc(0);
 const MAX_I32 = 0x7fffffff;

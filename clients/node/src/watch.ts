@@ -1,3 +1,4 @@
+import { onAbort } from './abort';
 import { AbortError } from './errors';
 import * as wire from './gen/pando_types';
 import type { Invoker } from './invoker';
@@ -48,6 +49,7 @@ export class Watch implements AsyncIterable<Change> {
   private readonly timeoutMs: number;
   private readonly stop = new AbortController();
   private readonly signal: AbortSignal | undefined;
+  private readonly stopListening: () => void;
   private starting: Promise<void> | null = null;
   private changes: readonly Change[] = [];
   private index = 0;
@@ -70,11 +72,9 @@ export class Watch implements AsyncIterable<Change> {
     this.waitMs = toTimeout(options.waitMs ?? DEFAULT_WAIT_MS, 'waitMs');
     this.timeoutMs = toTimeout(options.timeoutMs ?? invoker.timeoutMs, 'timeoutMs');
     this.signal = options.signal;
-    this.signal?.addEventListener('abort', this.onAbort);
-    if (this.signal?.aborted) this.onAbort();
+    this.stopListening = onAbort(this.signal, () => this.stop.abort(this.signal?.reason));
+    if (this.signal?.aborted) this.stop.abort(this.signal.reason);
   }
-
-  private readonly onAbort = (): void => this.stop.abort(this.signal?.reason);
 
   /**
    * Where another watch of the same prefix continues, also in another process. It changes with the last change of each
@@ -110,7 +110,7 @@ export class Watch implements AsyncIterable<Change> {
   }
 
   private dispose(): void {
-    this.signal?.removeEventListener('abort', this.onAbort);
+    this.stopListening();
     this.stop.abort();
     this.source.close();
   }

@@ -1,5 +1,6 @@
 // What a server or a network can do to a connection, played by a scripted server.
 import assert from 'node:assert/strict';
+import { getEventListeners, once } from 'node:events';
 import { createServer } from 'node:net';
 import { test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -288,6 +289,62 @@ test('close ends what is under way, and later calls', async (t) => {
     assert.ok(error instanceof ClientClosedError, error.stack);
     assert.deepEqual([error.codeName, error.applied], ['CLOSED', applied]);
   }
+});
+
+test('close ends a call that waits for its next try', async (t) => {
+  const server = await first(t, 1, (call) =>
+    call.error({ code: 8, message: 'busy', applied: 1, retryable: true, retry_after_ms: 20_000 }),
+  );
+  const client = clientOf(t, server.address, { timeoutMs: 60_000 });
+  const put = client.put('k', 'v').catch((e) => e);
+  while (server.calls.length === 0) await delay(1);
+  await client.count(); // its answer comes after that of the put
+  const began = performance.now();
+  await client.close();
+  const error = await put;
+  assert.ok(error instanceof ClientClosedError && error.applied === 'NO', error.stack);
+  assert.ok(performance.now() - began < 10_000);
+});
+
+test('close ends the opening of a connection', async (t) => {
+  const sockets = [];
+  const silent = createServer((socket) => sockets.push(socket));
+  await new Promise((resolve) => silent.listen(0, '127.0.0.1', resolve));
+  t.after(() => silent.close());
+  const client = clientOf(t, `127.0.0.1:${silent.address().port}`, { connectTimeoutMs: 60_000 });
+  const get = client.get('k').catch((e) => e);
+  while (sockets.length === 0) await delay(1);
+  await client.close();
+  sockets[0].resume();
+  await once(sockets[0], 'close', { signal: AbortSignal.timeout(10_000) });
+  assert.ok((await get) instanceof ClientClosedError);
+});
+
+test('any number of calls may share a signal', async (t) => {
+  const server = await fakeServer(t, (call) => (call.method === 'count' ? answer(call) : undefined));
+  const client = clientOf(t, server.address);
+  const warnings = [];
+  const warned = (warning) => warnings.push(warning);
+  process.on('warning', warned);
+  t.after(() => process.off('warning', warned));
+  const abort = new AbortController();
+  const { signal } = abort;
+  await Promise.all(Array.from({ length: 100 }, () => client.count({ signal })));
+  assert.equal(getEventListeners(signal, 'abort').length, 0);
+  const calls = Array.from({ length: 100 }, () => client.get('k', { signal }).catch((e) => e));
+  const watch = client.watch({ signal });
+  while (server.of('get').length < 100) await delay(1);
+  abort.abort('enough');
+  for (const error of await Promise.all(calls)) assert.ok(error instanceof AbortError && error.cause === 'enough');
+  await assert.rejects(watch.start(), AbortError);
+  assert.deepEqual([getEventListeners(signal, 'abort').length, warnings], [0, []]);
+});
+
+test('the longest time is no time that is over at once', async (t) => {
+  const server = await fakeServer(t, (call) => setTimeout(() => answer(call), 20));
+  const client = clientOf(t, server.address, { timeoutMs: 0x7fffffff });
+  assert.ok(await client.get('k'));
+  assert.equal(server.calls.length, 1);
 });
 
 test('an unknown code is accepted', async (t) => {
