@@ -45,12 +45,16 @@ final class Invocation<T> {
     this.options = options;
     this.carrier = carrier;
     this.lanes = lanes;
-    Duration asked = call.timeout != null ? call.timeout : options.timeout;
-    timeout = asked.compareTo(LONGEST) > 0 ? LONGEST : asked;
+    timeout = timeoutOf(call, options);
     deadlineNanos = System.nanoTime() + timeout.toNanos();
     boolean named = call.kind == Call.Kind.WRITE && level() != Level.ONE;
     name = named ? lanes.begin() : null;
     parts = call.parts();
+  }
+
+  static Duration timeoutOf(Call<?> call, ClientOptions options) {
+    Duration asked = call.timeout != null ? call.timeout : options.timeout;
+    return asked.compareTo(LONGEST) > 0 ? LONGEST : asked;
   }
 
   long remainingNanos() {

@@ -1,12 +1,14 @@
 package dev.pando.client;
 
+import java.time.Duration;
 import java.util.concurrent.ScheduledExecutorService;
+import java.util.concurrent.TimeUnit;
 import java.util.concurrent.locks.ReentrantLock;
 
 /**
  * Calls that see what earlier ones of the session have seen and written, also when they read at any replica: its reads
- * are at {@link Level#SESSION}, unless they say otherwise. It has one call at a time; others wait. It uses the
- * connections of its client and needs no closing. Thread-safe.
+ * are at {@link Level#SESSION}, unless they say otherwise. It has one call at a time; others wait, as long as their timeout
+ * lets them. It uses the connections of its client and needs no closing. Thread-safe.
  *
  * <p>{@link SessionLostException} says that the cluster can no longer tell what it has seen: begin another one.
  */
@@ -27,12 +29,26 @@ public final class Session extends KvCommands {
 
   @Override
   <T> T execute(Call<T> call) {
-    turn.lock();
+    Duration timeout = Invocation.timeoutOf(call, client.options());
+    long deadlineNanos = System.nanoTime() + timeout.toNanos();
+    takeTurn(call, timeout);
     try {
-      return client.executeAs(carrier, call);
+      Duration left = Duration.ofNanos(Math.max(1, deadlineNanos - System.nanoTime()));
+      return client.executeAs(carrier, call.timeout(left));
     } finally {
       turn.unlock();
     }
+  }
+
+  private void takeTurn(Call<?> call, Duration timeout) {
+    try {
+      if (turn.tryLock(timeout.toNanos(), TimeUnit.NANOSECONDS)) return;
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+      throw Connection.interrupted(Applied.NO);
+    }
+    PandoException why = TransportException.notSent("another call of the session was under way", null);
+    throw DeadlineException.of(call.method, timeout, 0, Applied.NO, why);
   }
 
   @Override

@@ -177,6 +177,36 @@ class AsyncTest {
     }
   }
 
+  /** Otherwise the token of its reply could take the place of a newer one. */
+  @Test
+  void aCancelledCallOfASessionIsWaitedFor() throws Exception {
+    CountDownLatch came = new CountDownLatch(1);
+    CountDownLatch cancelled = new CountDownLatch(1);
+    FakeServer.Script script = request -> {
+      String token = Bytes.text(Bytes.copy(request.context().session));
+      came.countDown();
+      cancelled.await();
+      GetReply reply = new GetReply().setRecord(new dev.pando.api.Record());
+      reply.setContext(new dev.pando.api.ReplyContext().setSession(Bytes.utf8(token + "x")));
+      request.reply(new Kv.get_result().setSuccess(reply));
+    };
+    try (FakeServer server = new FakeServer(script);
+        PandoAsyncClient client = PandoAsyncClient.connect(server.address())) {
+      AsyncSession session = client.session();
+      CompletableFuture<Optional<KvRecord>> first = session.get("k");
+      CompletableFuture<Optional<KvRecord>> second = session.get("never sent");
+      CompletableFuture<Optional<KvRecord>> third = session.get("k");
+      assertTrue(came.await(10, TimeUnit.SECONDS));
+      second.cancel(true);
+      first.cancel(true);
+      cancelled.countDown();
+      third.join();
+      assertEquals(List.of("", "x"), server.requests("get").stream()
+          .map(request -> Bytes.text(Bytes.copy(request.context().session))).toList());
+      assertEquals("xx", Bytes.text(session.token()));
+    }
+  }
+
   @Test
   void aSessionHasOneCallAtATime() throws Exception {
     List<String> seen = Collections.synchronizedList(new ArrayList<>());

@@ -146,6 +146,31 @@ class BlockingTest {
     }
   }
 
+  /** Waiting for the turn in a session is a part of the call. */
+  @Test
+  void aCallOfASessionThatWaitsEndsInTimeAndWhenItIsInterrupted() throws Exception {
+    CountDownLatch came = new CountDownLatch(1);
+    try (FakeServer server = new FakeServer(request -> came.countDown());
+        PandoClient client = PandoClient.connect(server.address())) {
+      Session session = client.session();
+      Thread first = new Thread(() -> assertThrows(PandoException.class, () -> session.get("k")));
+      first.start();
+      came.await();
+      DeadlineException late = assertThrows(DeadlineException.class,
+          () -> session.put("k", "v", WriteOptions.create().timeout(Duration.ofMillis(50))));
+      assertEquals(Applied.NO, late.applied());
+      Thread.currentThread().interrupt();
+      PandoException error = assertThrows(PandoException.class, () -> session.put("k", "v"));
+      assertTrue(Thread.interrupted());
+      assertEquals(ErrorCode.CLOSED, error.code());
+      assertEquals(Applied.NO, error.applied());
+      assertEquals(1, server.requests.size());
+      assertTrue(first.isAlive());
+      client.close();
+      first.join();
+    }
+  }
+
   @Test
   void callsWaitForAConnectionOfThePool() throws Exception {
     CountDownLatch go = new CountDownLatch(1);

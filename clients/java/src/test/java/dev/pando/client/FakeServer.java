@@ -46,6 +46,13 @@ final class FakeServer implements AutoCloseable {
     start(this::accept);
   }
 
+  /** A port that nobody listens at, and that no other program gets meanwhile. */
+  static Socket bound() throws IOException {
+    Socket socket = new Socket();
+    socket.bind(new java.net.InetSocketAddress(InetAddress.getLoopbackAddress(), 0));
+    return socket;
+  }
+
   static HelloReply hello(String... features) {
     HelloReply reply = new HelloReply().setServer_version("fake").setNow_ms(1_000_000);
     return reply.setFeatures(List.of(features)).setAccepted_features(List.of(ServerHello.OUT_OF_ORDER));

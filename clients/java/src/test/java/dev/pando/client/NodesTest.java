@@ -163,16 +163,15 @@ class NodesTest {
   @ParameterizedTest
   @EnumSource
   void aMasterThatCannotBeReachedIsLeft(Kind kind) throws Exception {
-    String dead;
-    try (FakeServer server = new FakeServer(r -> { })) {
-      dead = server.address();
-    }
-    try (Nodes nodes = new Nodes(2, dead)) {
-      String[] addresses = Stream.concat(Stream.of(nodes.addresses()), Stream.of(dead)).toArray(String[]::new);
-      try (Client client = Client.open(kind, addresses)) {
-        assertTrue(client.kv().get("1").isPresent());
-        DeadlineException error = assertThrows(DeadlineException.class, () -> client.kv().get("9", BRIEF));
-        assertTrue(error.tries() > 2);
+    try (java.net.Socket bound = FakeServer.bound()) {
+      String dead = "127.0.0.1:" + bound.getLocalPort();
+      try (Nodes nodes = new Nodes(2, dead)) {
+        String[] addresses = Stream.concat(Stream.of(nodes.addresses()), Stream.of(dead)).toArray(String[]::new);
+        try (Client client = Client.open(kind, addresses)) {
+          assertTrue(client.kv().get("1").isPresent());
+          DeadlineException error = assertThrows(DeadlineException.class, () -> client.kv().get("9", BRIEF));
+          assertTrue(error.tries() > 2);
+        }
       }
     }
   }
