@@ -1,3 +1,4 @@
+import { onAbort } from './abort';
 import { Caller } from './caller';
 import type { SessionState } from './caller';
 import type { Invocation, Invoker } from './invoker';
@@ -194,10 +195,21 @@ class SessionInvoker implements Invoker {
   }
 
   invoke<M extends Method>(invocation: Invocation<M>): Promise<ReplyOf<M>> {
-    const call = this.last.then(() => this.core.invokeIn(this.state, invocation));
-    this.last = call.catch(() => {});
+    const before = this.last;
+    const call = turnAfter(before, invocation.options.signal).then(() => this.core.invokeIn(this.state, invocation));
+    this.last = before.then(() => call.catch(() => {}));
     return call;
   }
+}
+
+/** Waits for the calls before, which never reject, or until the signal ends the call that waits. */
+function turnAfter(before: Promise<unknown>, signal: AbortSignal | undefined): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const end = (): void => reject(abortError(signal as AbortSignal));
+    const stopListening = onAbort(signal, end);
+    if (signal?.aborted) end();
+    void before.then(() => (stopListening(), resolve()));
+  });
 }
 
 /**

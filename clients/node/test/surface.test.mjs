@@ -259,6 +259,30 @@ test('a session sends the newest token, reads at its level, and makes one call a
   }
 });
 
+test('a call of a session that waits for its turn is ended by its signal, and the others keep their order', async (t) => {
+  const waiting = [];
+  const server = await fakeServer(t, (call) => waiting.push(call));
+  const session = clientOf(t, server).session();
+  const first = session.get('first');
+  const abort = new AbortController();
+  const second = session.put('second', 'v', { signal: abort.signal });
+  const third = session.get('third');
+  while (waiting.length === 0) await delay(1);
+  abort.abort();
+  const error = await second.catch((e) => e);
+  assert.ok(error instanceof AbortError && error.applied === 'NO', error.stack);
+  assert.equal(server.calls.length, 1, 'the third still waits for the first');
+  answer(waiting.pop());
+  await first;
+  while (waiting.length === 0) await delay(1);
+  answer(waiting.pop());
+  await third;
+  assert.deepEqual(
+    server.calls.map((call) => call.request.key.toString()),
+    ['first', 'third'],
+  );
+});
+
 test('deleteRange goes on until the range is empty', async (t) => {
   const server = await fakeServer(t, (call) => {
     const cursor = Buffer.from(call.request.cursor.length < 2 ? `${call.request.cursor}x` : '');
