@@ -119,6 +119,28 @@ test('a master that cannot be reached is left for the others', async (t) => {
   assert.ok(error.tries > 2, `${error.tries}`);
 });
 
+test('watches, scans and snapshots go to the master too', async (t) => {
+  const nodes = [];
+  const script = (number) => (call) => {
+    if (number !== 2) return call.error(notMaster(nodes[2].address));
+    if (call.method === 'scan') return call.reply(new types.ScanReply({ rows: [{ key: Buffer.from('k') }] }));
+    if (call.method !== 'watch') return answer(call);
+    const changes = call.request.wait_ms > 0 ? [{ key: Buffer.from('k') }] : [];
+    return call.reply(new types.WatchReply({ changes, position: Buffer.from('p') }));
+  };
+  for (let number = 0; number < 3; ++number) nodes.push(await fakeServer(t, script(number)));
+  const client = clientOf(t, nodes);
+  const keys = [];
+  for await (const change of client.watch({ limit: 1 })) keys.push(change.key.toString());
+  for await (const row of client.scan()) keys.push(row.key.toString());
+  const snapshot = await client.snapshot();
+  assert.equal(await snapshot.count(), 7n);
+  await snapshot.close();
+  assert.deepEqual(keys, ['k', 'k']);
+  const wrong = nodes[0].calls.length + nodes[1].calls.length;
+  assert.ok(wrong <= 6, `${wrong} calls at the wrong nodes`);
+});
+
 test('a node that names a dead master does not keep the call from the others', async (t) => {
   const dead = await fakeServer(t, answer);
   await dead.stop();

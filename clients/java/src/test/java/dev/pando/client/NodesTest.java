@@ -4,6 +4,7 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import dev.pando.api.Change;
 import dev.pando.api.GetReply;
 import dev.pando.api.GetRequest;
 import dev.pando.api.Kv;
@@ -11,6 +12,8 @@ import dev.pando.api.KvError;
 import dev.pando.api.MultiGetItem;
 import dev.pando.api.MultiGetReply;
 import dev.pando.api.MultiGetRequest;
+import dev.pando.api.WatchReply;
+import dev.pando.api.WatchRequest;
 import dev.pando.api.WriteBatchReply;
 import dev.pando.api.WriteBatchRequest;
 import dev.pando.api.WriteOp;
@@ -79,6 +82,11 @@ class NodesTest {
               .map(key -> new MultiGetItem().setRecord(record(key)).setError(error(number, key))).toList();
           request.reply(new Kv.multiGet_result().setSuccess(new MultiGetReply().setItems(items)));
         }
+        case "watch" -> {
+          KvError error = error(number, request.request(WatchRequest.class).prefix);
+          WatchReply reply = new WatchReply().setPosition(new byte[] {'p'}).setChanges(List.of(new Change()));
+          request.reply(new Kv.watch_result().setSuccess(error == null ? reply : null).setError(error));
+        }
         default -> {
           List<WriteResult> results = new ArrayList<>();
           for (WriteOp op : request.request(WriteBatchRequest.class).ops) {
@@ -124,6 +132,21 @@ class NodesTest {
       assertTrue(result.allApplied());
       assertTrue(result.results().stream().allMatch(one -> one.error().isEmpty()));
       assertEquals(List.of(keys), client.kv().multiGet(keys).stream().map(r -> r.orElseThrow().valueAsString()).toList());
+    }
+  }
+
+  @Test
+  void watchesGoToTheMasterToo() throws Exception {
+    try (Nodes nodes = new Nodes(3, null); PandoClient client = PandoClient.connect(nodes.addresses());
+        PandoAsyncClient async = PandoAsyncClient.connect(nodes.addresses())) {
+      for (String prefix : List.of("0", "1", "2")) {
+        int before = nodes.requests();
+        try (WatchIterator watch = client.watch(prefix)) {
+          for (int i = 0; i < 5; ++i) watch.next();
+        }
+        assertEquals(1, async.watch(prefix, WatchOptions.create()).poll(0, Duration.ofSeconds(1)).join().changes().size());
+        assertTrue(nodes.requests() - before <= 9);
+      }
     }
   }
 
