@@ -11,6 +11,8 @@ const failed = (code, applied, retryable, more = {}) => ({
   error: new types.KvError({ code, message: `code ${code}`, applied, retryable, ...more }),
 });
 const busy = failed(8, NO, true, { retry_after_ms: 1 });
+/** It asks for a longer wait than a call has time, which is then over, however slow this machine is. */
+const busyForLong = failed(8, NO, true, { retry_after_ms: 60_000 });
 const full = failed(15, NO, false);
 
 /** Answers the batches with these results, one after the other; a function does it itself. The last one repeats. */
@@ -95,23 +97,23 @@ test('ops that fail for good are results at once', async (t) => {
 test('when the time is over, the results tell of each op', async (t) => {
   const server = await scripted(t, [
     [done, busy, failed(10, UNKNOWN, true)],
-    [done, busy, busy],
+    [done, busyForLong, busyForLong],
   ]);
   const client = clientOf(t, server);
-  assert.deepEqual(outcomes(await write(client, { timeoutMs: 300 })), [true, 'OVERLOADED NO', 'OVERLOADED UNKNOWN']);
+  assert.deepEqual(outcomes(await write(client)), [true, 'OVERLOADED NO', 'OVERLOADED UNKNOWN']);
   await client.put('k', 'v');
   assert.match(server.calls.at(-1).name, /\/1$/, 'the lane is not used again');
 });
 
 test('when a later answer is lost, the open ops are unknown', async (t) => {
-  const server = await scripted(t, [[done, busy, full], () => {}]);
-  const result = await write(clientOf(t, server), { timeoutMs: 300 });
+  const server = await scripted(t, [[done, busy, full], (call) => call.cut(), [done, busyForLong, full]]);
+  const result = await write(clientOf(t, server));
   assert.deepEqual(outcomes(result), [true, 'OVERLOADED UNKNOWN', 'DISK_FULL UNKNOWN']);
 });
 
 test('when the first answer was lost, an error says so little', async (t) => {
-  const server = await scripted(t, [(call) => call.cut(), [done, busy, full]]);
-  const result = await write(clientOf(t, server), { timeoutMs: 300 });
+  const server = await scripted(t, [(call) => call.cut(), [done, busyForLong, full]]);
+  const result = await write(clientOf(t, server));
   assert.deepEqual(outcomes(result), [true, 'OVERLOADED UNKNOWN', 'DISK_FULL UNKNOWN']);
 });
 

@@ -104,16 +104,16 @@ test('nonsense instead of an address, and no address', async (t) => {
 test('two nodes that name each other are asked again only after a wait', async (t) => {
   const nodes = [];
   for (const other of [1, 0]) nodes.push(await fakeServer(t, (call) => call.error(notMaster(nodes[other].address))));
-  await assert.rejects(clientOf(t, nodes, { timeoutMs: 200 }).get('k'), DeadlineError);
+  await assert.rejects(clientOf(t, nodes, { timeoutMs: 1000 }).get('k'), DeadlineError);
   const tries = nodes[0].calls.length + nodes[1].calls.length;
-  assert.ok(tries > 2 && tries <= 12, `${tries} tries in 200 ms with waits of 20 ms`);
+  assert.ok(tries > 2 && tries <= 52, `${tries} tries in a second, with waits of 20 ms`);
 });
 
 test('a master that cannot be reached is left for the others', async (t) => {
   const nodes = await cluster(t, 3, () => 2);
   const dead = nodes[2].address;
   await nodes[2].stop();
-  const client = clientOf(t, [nodes[0], nodes[1], dead], { timeoutMs: 300 });
+  const client = clientOf(t, [nodes[0], nodes[1], dead], { timeoutMs: 1000 });
   const error = await client.put('k', 'v').then(assert.fail, (e) => e);
   assert.deepEqual([error.constructor, error.applied], [DeadlineError, 'NO']);
   assert.ok(error.tries > 2, `${error.tries}`);
@@ -150,7 +150,7 @@ test('a node that names a dead master does not keep the call from the others', a
     () => 1,
     () => dead.address,
   );
-  const client = clientOf(t, [...nodes, dead], { timeoutMs: 1000 });
+  const client = clientOf(t, [...nodes, dead]);
   for (let i = 0; i < 4; ++i) assert.ok(await client.get('k'));
 });
 
