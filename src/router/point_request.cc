@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "src/router/binary_walker.h"
+#include "src/rpc/binary_walker.h"
 
 namespace pando {
 

@@ -12,34 +12,10 @@
 
 #include "gen-cpp/Routing.h"
 #include "src/base/memory_budget.h"
-#include "src/router/binary_walker.h"
+#include "src/kvapi/row_walk.h"
 #include "src/rpc/rpc_client.h"
 
 namespace pando {
-
-// A row as it lies in an answer. Its fields ascend by ID, as generated code writes them, so none is there twice. One of
-// another type is no field, as for generated code.
-struct RowView {
-  std::string_view encoded;  // the whole struct
-  std::string_view key, value;
-  int64_t version = 0, expires_at_ms = 0, value_bytes = 0;
-  bool removed = false;
-  size_t bytes() const { return key.size() + value.size(); }  // as ScanRow::bytes
-};
-
-// Rows that lie one after the other.
-class RowWalk {
- public:
-  explicit RowWalk(std::string_view rows) : rows_(rows), walker_(rows) {}
-  // False: there is none, or it cannot be read (ok).
-  bool Next(RowView* row);
-  bool ok() const { return walker_.ok(); }
-  size_t at() const { return walker_.at(); }  // the end of the last one
-
- private:
-  const std::string_view rows_;
-  BinaryWalker walker_;
-};
 
 // `success.rows` stays empty.
 struct ScanAnswer : api::Routing_scanPartitions_result {
