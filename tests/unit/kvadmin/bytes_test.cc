@@ -68,6 +68,21 @@ TEST(PrintableText, IsCutAtItsWidthAndNeverInsideACharacter) {
   EXPECT_EQ(Printable("abcd", Encoding::kHex, 4), "616…");
 }
 
+// Long texts are encoded in vectors, and their ends are not.
+TEST(Base64, AnyLength) {
+  std::string plain;
+  for (int i = 0; i < 300; ++i) {
+    const std::string text = Base64Encode(plain);
+    ASSERT_EQ(text.size(), Base64Length(plain.size()));
+    ASSERT_EQ(*Base64Decode(text), plain);
+    plain += static_cast<char>(i * 197 + i / 7);
+  }
+  std::string all;  // digits, each of which stands for itself in each place
+  for (int i = 0; i < 64 * 3; i += 3) all += std::string{static_cast<char>(i / 3 << 2), 0, 0};
+  const std::string digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  for (size_t i = 0; i < digits.size(); ++i) EXPECT_EQ(Base64Encode(all)[4 * i], digits[i]);
+}
+
 TEST(SetBytes, TextStaysTextAndOtherBytesBecomeBase64) {
   nlohmann::ordered_json j;
   SetBytes(&j, "key", "k\n");
