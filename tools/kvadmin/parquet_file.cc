@@ -3,7 +3,6 @@
 #include <lz4.h>
 #include <thrift/protocol/TCompactProtocol.h>
 #include <thrift/transport/TBufferTransports.h>
-#include <zlib.h>
 #include <zstd.h>
 
 #include <algorithm>
@@ -13,6 +12,7 @@
 
 #include "gen-cpp/parquet_types.h"
 #include "src/base/codec.h"
+#include "tools/kvadmin/crc32.h"
 
 namespace pando::admin {
 
@@ -238,8 +238,7 @@ class ParquetRowGroup::Column {
     header.uncompressed_page_size = static_cast<int32_t>(values_.size());
     const std::string_view body = Compress();
     header.compressed_page_size = static_cast<int32_t>(body.size());
-    const uLong crc = ::crc32(0, reinterpret_cast<const Bytef*>(body.data()), static_cast<uInt>(body.size()));
-    header.__set_crc(static_cast<int32_t>(crc));
+    header.__set_crc(static_cast<int32_t>(Crc32(body)));
     pq::DataPageHeader data;
     data.num_values = page_values_;
     data.encoding = pq::Encoding::PLAIN;
