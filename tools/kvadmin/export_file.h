@@ -17,9 +17,11 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 
 #include "src/base/hash.h"
 #include "src/base/result.h"
+#include "tools/kvadmin/file_writer.h"
 
 namespace pando::admin {
 
@@ -44,7 +46,10 @@ class ExportFile {
   // Sets `position` to where the export continues, which is the start when there is nothing to resume. kLocked: another
   // process exports to the file. kCorruption: what was written is not there any more.
   Status Open(const std::string& path, const std::string& identity, bool resume, Position* position);
-  Status Write(const std::string& bytes);
+  // After an error, part of them may be written, so nothing may be saved any more.
+  Status Write(std::string_view bytes);
+  // Lets others see what was written.
+  Status WriteOut() { return path_.empty() ? Status() : writer_.WriteOut(); }
   // Says in the state which snapshot is read, before there are rows. It does not make the export resumable.
   Status NoteSnapshot(const std::string& token);
   // Makes the written rows durable and saves the position. Ignores position.bytes.
@@ -74,6 +79,7 @@ class ExportFile {
 
   std::string path_, partial_, state_, identity_;
   std::FILE* file_ = nullptr;
+  FileWriter writer_;  // of the file, unless it is standard output
   uint64_t bytes_ = 0;
   Hasher64 hash_;      // of these bytes
   bool ours_ = false;  // FILE.partial and its state belong to this export

@@ -1,20 +1,24 @@
 // The files that kvadmin writes: a file or directory with its final name is complete, and kvadmin
 // never replaces a file that it did not create.
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <random>
 #include <sstream>
 
 #include "src/base/hash.h"
 #include "src/partition/store_reading.h"
 #include "tools/kvadmin/durable.h"
 #include "tools/kvadmin/export_file.h"
+#include "tools/kvadmin/file_writer.h"
 #include "tools/kvadmin/input_file.h"
 #include "tools/kvadmin/partial_directory.h"
 
@@ -337,6 +341,7 @@ TEST_F(FilesTest, AnExportGoesOnWhereItsStateSays) {
     ASSERT_TRUE(first.Write("1\n").ok());
     ASSERT_TRUE(first.Save({"next", "snapshot", 0, 1, "sums", "PAR1\xff"}).ok());
     ASSERT_TRUE(first.Write("2\n").ok());
+    ASSERT_TRUE(first.WriteOut().ok());
     // Only one writer at a time is allowed.
     ExportFile other;
     EXPECT_EQ(other.Open(In("x"), "all", /*resume=*/true, &position).code(), Code::kLocked);
@@ -448,6 +453,48 @@ TEST_F(FilesTest, AnExportReplacesAFileButNoDirectoryOrDevice) {
   EXPECT_EQ(file.Open("/dev/null", "all", false, &position).code(), Code::kInvalidArgument);
   EXPECT_EQ(file.Open(root_.string(), "all", false, &position).code(), Code::kInvalidArgument);
   EXPECT_FALSE(fs::exists("/dev/null.partial"));
+}
+
+// -- FileWriter
+
+// Whatever the sizes of what is written, and wherever the file is made durable or goes on.
+TEST_F(FilesTest, AFileIsWrittenAsItWasAppended) {
+  const unsigned seed = std::random_device()();
+  SCOPED_TRACE(fmt::format("seed {}", seed));
+  std::mt19937 random(seed);
+  std::string all;
+  const int fd = ::open(In("blocks").c_str(), O_RDWR | O_CREAT, 0600);
+  ASSERT_GE(fd, 0);
+  for (int round = 0; round < 6; ++round) {
+    FileWriter writer;
+    ASSERT_TRUE(writer.Open(fd, "blocks", all.size()).ok());
+    for (int i = 0; i < 8; ++i) {
+      const size_t most = std::array<size_t, 4>{10, 5000, 300'000, FileWriter::kBlockBytes + 9000}[random() % 4];
+      std::string bytes(random() % most, '\0');
+      for (char& c : bytes) c = static_cast<char>(random());
+      if (i % 3 == 0) bytes.resize(bytes.size() / 4096 * 4096);
+      ASSERT_TRUE(writer.Append(bytes).ok());
+      all += bytes;
+      if (random() % 3 != 0) continue;
+      ASSERT_TRUE(writer.Flush().ok());
+      ASSERT_EQ(Get("blocks"), all) << round;
+    }
+    ASSERT_TRUE(writer.Flush().ok());
+  }
+  ::close(fd);
+  EXPECT_EQ(Get("blocks"), all);
+}
+
+TEST_F(FilesTest, AFileThatCannotBeWrittenIsAnError) {
+  Put("blocks", "");
+  const int fd = ::open(In("blocks").c_str(), O_RDONLY);
+  ASSERT_GE(fd, 0);
+  FileWriter writer;
+  ASSERT_TRUE(writer.Open(fd, "blocks", 0).ok());
+  EXPECT_TRUE(writer.Append("a").ok());
+  EXPECT_THAT(writer.Flush().message(), HasSubstr("write blocks"));
+  EXPECT_FALSE(writer.Append(std::string(FileWriter::kBlockBytes, 'x')).ok());
+  ::close(fd);
 }
 
 // -- InputFile

@@ -328,6 +328,7 @@ Status FileExport::WriteRows(const RangeAggregates& expected) {
   const uint64_t save_every = session_->options.save_every_mb * kMiB;
   const RangeAggregates& done = session_->done;
   uint64_t bytes_at_save = file_.bytes();
+  auto shown = std::chrono::steady_clock::now();
   for (;;) {
     SnapshotLease& lease = session_->lease;
     if (!lease.token().empty()) RETURN_IF_ERROR(session_->patience([&] { return lease.Keep(); }));
@@ -335,8 +336,10 @@ Status FileExport::WriteRows(const RangeAggregates& expected) {
     ASSIGN_OR_RETURN(std::optional<RangeReaders::Piece> piece, readers.Next(kLookEvery));
     if (piece) {
       const uint64_t offset = file_.bytes();
+      has_gap_ = true;
       RETURN_IF_ERROR(file_.Write(piece->encoded.bytes));
       RETURN_IF_ERROR(ends_.Wrote(piece->encoded, offset));
+      has_gap_ = false;
       sums_.Add(piece->sums);
       not_text_ += piece->encoded.not_text;
       next_key_ = piece->next_key;
@@ -344,6 +347,10 @@ Status FileExport::WriteRows(const RangeAggregates& expected) {
     const uint64_t bytes = done.bytes + sums_.bytes;
     session_->progress.Update(done.count + sums_.count, bytes, bytes);
     if (piece && piece->over) return Status();
+    if (const auto now = std::chrono::steady_clock::now(); now - shown >= kLookEvery) {
+      RETURN_IF_ERROR(file_.WriteOut());
+      shown = now;
+    }
     const bool due = file_.bytes() > bytes_at_save && file_.bytes() - bytes_at_save >= save_every;
     if (!due || next_key_.empty()) continue;
     RETURN_IF_ERROR(file_.Save(Position()));

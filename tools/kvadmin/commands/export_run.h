@@ -130,8 +130,8 @@ class FileExport {
   uint64_t not_text_ = 0;  // RowEncoder::Piece::not_text
   uint64_t saved_rows_ = 0;
   std::string next_key_;  // all below is written
-  // What was written after the last saved position is not to be kept: CheckWhole has failed, or it is the end of the
-  // file.
+  // What was written after the last saved position is not to be kept: CheckWhole has failed, a piece was written in
+  // part, or it is the end of the file.
   bool has_gap_ = false;
 };
 
