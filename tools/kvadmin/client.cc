@@ -6,9 +6,12 @@
 #include <thrift/transport/TSocket.h>
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "gen-cpp/pando_constants.h"
+#include "src/base/codec.h"
+#include "src/rpc/thrift_codec.h"
 #include "tools/common/interrupts.h"
 #include "tools/kvadmin/bytes.h"
 
@@ -43,6 +46,22 @@ class Socket final : public TSocket {
   const std::shared_ptr<int> wake_ = std::make_shared<int>(tools::Interrupts::Descriptor());
 };
 
+class Frames final : public TFramedTransport {
+ public:
+  using TFramedTransport::TFramedTransport;
+  // Receives the next frame, without its length, into memory of the caller.
+  void Receive(ByteBuffer* frame) {
+    uint8_t head[kFrameHeaderBytes];
+    transport_->readAll(head, sizeof head);
+    const uint32_t bytes = __builtin_bswap32(LoadLE<uint32_t>(reinterpret_cast<const char*>(head)));
+    if (bytes > getMaxFrameSize()) {
+      throw TTransportException(TTransportException::CORRUPTED_DATA, "Received an oversized frame");
+    }
+    frame->Clear();
+    transport_->readAll(reinterpret_cast<uint8_t*>(frame->Extend(bytes)), bytes);
+  }
+};
+
 Status NoSuchMethod(const std::string& at, std::string_view why) {
   if (!why.starts_with("a router ")) {
     return Error(Code::kUnsupported, "the server at {} does not support this call: {}", at, why);
@@ -66,7 +85,7 @@ std::string_view PartitionIn(std::string_view message) {
 struct Client::Wire {
   Wire(const std::string& host, int port)
       : socket(std::make_shared<Socket>(host, port)),
-        transport(std::make_shared<TFramedTransport>(socket)),
+        transport(std::make_shared<Frames>(socket)),
         protocol(std::make_shared<apache::thrift::protocol::TBinaryProtocol>(transport)),
         kv(protocol),
         admin(protocol),
@@ -78,12 +97,13 @@ struct Client::Wire {
     socket->setSendTimeout(timeout);
   }
   std::shared_ptr<Socket> socket;
-  std::shared_ptr<TFramedTransport> transport;
+  std::shared_ptr<Frames> transport;
   std::shared_ptr<apache::thrift::protocol::TBinaryProtocol> protocol;
   api::KvClient kv;
   api::AdminClient admin;
   api::ClusterClient cluster;
-  bool answered = false;  // at least one answer came, so the peer speaks Thrift
+  bool scans_ahead = false;  // the request of the next call was sent
+  bool answered = false;     // at least one answer came, so the peer speaks Thrift
 };
 
 std::string ErrorName(int32_t code) {
@@ -206,6 +226,14 @@ Status Client::NotThrift(const std::string& begin) const {
                                : "check the address and that kvnode runs there");
 }
 
+// Of a call that may take so long.
+api::Context Client::ContextFor(int64_t budget_ms) {
+  wire_->SetTimeout(budget_ms);
+  api::Context context;
+  context.__set_budget_ms(static_cast<int32_t>(std::clamp<int64_t>(budget_ms, 1, INT32_MAX)));
+  return context;
+}
+
 Client::Failure Client::Attempt(const std::function<void(Wire&, const api::Context&)>& call, int64_t budget_ms) {
   Failure failure;
   try {
@@ -214,10 +242,7 @@ Client::Failure Client::Attempt(const std::function<void(Wire&, const api::Conte
       Open(budget_ms);
       failure.never_sent = false;
     }
-    wire_->SetTimeout(budget_ms);
-    api::Context context;
-    context.__set_budget_ms(static_cast<int32_t>(std::clamp<int64_t>(budget_ms, 1, INT32_MAX)));
-    call(*wire_, context);
+    call(*wire_, ContextFor(budget_ms));
     wire_->answered = true;
     return failure;
   } catch (const api::KvError& e) {
@@ -292,6 +317,28 @@ Status Client::Retry(Repeat repeat, const std::function<void(Wire&, const api::C
     }
     if (!again || left <= wait_ms) return with_outcome(failure.status);
     if (!tools::Interrupts::Sleep(wait_ms)) return with_outcome(tools::Interrupts::Check());
+  }
+}
+
+Status Client::Scan(const api::ScanRequest& request, ScanPage* page) {
+  page->rows.clear();
+  const uint32_t most_rows =
+      request.limit_rows > 0 ? static_cast<uint32_t>(request.limit_rows) : std::numeric_limits<uint32_t>::max();
+  return Retry(Repeat::kSafe, [&](Wire& wire, const api::Context& context) {
+    if (!std::exchange(wire.scans_ahead, false)) wire.kv.send_scan(context, request);
+    wire.transport->Receive(&page->frame);
+    ReadScanReply(most_rows, page);
+  });
+}
+
+void Client::ScanAhead(const api::ScanRequest& request) {
+  if (!wire_) return;
+  CHECK(!wire_->scans_ahead);
+  try {
+    wire_->kv.send_scan(ContextFor(target_.timeout_ms), request);
+    wire_->scans_ahead = true;
+  } catch (const std::exception&) {
+    wire_.reset();
   }
 }
 

@@ -25,6 +25,7 @@
 #include "gen-cpp/Kv.h"
 #include "src/base/address.h"
 #include "src/base/result.h"
+#include "tools/kvadmin/scan_page.h"
 
 namespace pando::admin {
 
@@ -96,6 +97,12 @@ class Client {
     return Result<Reply>(std::move(reply));
   }
 
+  // KvIf::scan, without copies of the rows. `page` has no rows of before, whatever comes of it.
+  Status Scan(const api::ScanRequest& request, ScanPage* page);
+  // Sends the request of the next call, so that its reply comes while the caller works. REQUIRES: that call is Scan,
+  // with the same request. What fails here, Scan does again.
+  void ScanAhead(const api::ScanRequest& request);
+
   // Runs `call(kv, context)` and converts the exceptions that it throws to a Status.
   using KvCall = std::function<void(api::KvIf&, const api::Context&)>;
   Status Kv(Repeat repeat, const KvCall& call);
@@ -130,6 +137,7 @@ class Client {
     bool elsewhere = false;   // NOT_MASTER
     int64_t pause_ms = 0;     // the pause that the server advises
   };
+  api::Context ContextFor(int64_t budget_ms);
   Failure Attempt(const std::function<void(Wire&, const api::Context&)>& call, int64_t budget_ms);
   Status Retry(Repeat repeat, const std::function<void(Wire&, const api::Context&)>& call);
   Status FromTransport(const apache::thrift::transport::TTransportException& error, bool never_sent,

@@ -88,8 +88,8 @@ class TextPiece {
 
 class JsonLinesEncoder final : public RowEncoder {
  public:
-  void Add(const std::vector<api::Row>& rows) override {
-    for (const api::Row& row : rows) {
+  void Add(const std::vector<RowView>& rows) override {
+    for (const RowView& row : rows) {
       piece_->bytes += '{';
       AppendMember("key", row.key, &piece_->bytes);
       piece_->bytes += ',';
@@ -111,8 +111,8 @@ class JsonLinesEncoder final : public RowEncoder {
 class CsvEncoder final : public RowEncoder {
  public:
   explicit CsvEncoder(bool base64) : base64_(base64) {}
-  void Add(const std::vector<api::Row>& rows) override {
-    for (const api::Row& row : rows) {
+  void Add(const std::vector<RowView>& rows) override {
+    for (const RowView& row : rows) {
       Field(row.key);
       Field(row.value);
       piece_->bytes += std::to_string(static_cast<uint64_t>(row.version));
@@ -149,8 +149,8 @@ class CsvEncoder final : public RowEncoder {
 class ParquetEncoder final : public RowEncoder {
  public:
   explicit ParquetEncoder(ParquetCompression compression) : group_(compression) {}
-  void Add(const std::vector<api::Row>& rows) override {
-    for (const api::Row& row : rows) group_.Add(row);
+  void Add(const std::vector<RowView>& rows) override {
+    for (const RowView& row : rows) group_.Add(row);
   }
   Piece Take() override {
     if (group_.rows() == 0) return {};

@@ -12,8 +12,8 @@
 #include <string>
 #include <vector>
 
-#include "gen-cpp/pando_types.h"
 #include "src/base/result.h"
+#include "src/kvapi/row_walk.h"
 #include "tools/kvadmin/parquet_file.h"
 
 namespace pando::admin {
@@ -40,7 +40,7 @@ class RowEncoder {
     uint64_t not_text = 0;  // CSV without base64: the rows with a key or value that is not UTF-8
   };
   virtual ~RowEncoder() = default;
-  virtual void Add(const std::vector<api::Row>& rows) = 0;
+  virtual void Add(const std::vector<RowView>& rows) = 0;
   // What was added since the last Take.
   virtual Piece Take() = 0;
 };

@@ -282,7 +282,7 @@ struct ParquetRowGroup::Columns {
 ParquetRowGroup::ParquetRowGroup(ParquetCompression compression) : columns_(std::make_unique<Columns>(compression)) {}
 ParquetRowGroup::~ParquetRowGroup() = default;
 
-void ParquetRowGroup::Add(const api::Row& row) {
+void ParquetRowGroup::Add(const RowView& row) {
   if (rows_++ == 0) columns_->first_key = row.key;
   columns_->last_key = row.key;
   columns_->key.AddBytes(row.key);

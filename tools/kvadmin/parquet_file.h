@@ -13,8 +13,8 @@
 #include <string>
 #include <string_view>
 
-#include "gen-cpp/pando_types.h"
 #include "src/base/result.h"
+#include "src/kvapi/row_walk.h"
 
 namespace pando::parquet {
 class FileMetaData;
@@ -40,7 +40,7 @@ class ParquetRowGroup {
   ParquetRowGroup& operator=(const ParquetRowGroup&) = delete;
 
   // REQUIRES: keys ascend.
-  void Add(const api::Row& row);
+  void Add(const RowView& row);
   uint64_t rows() const { return rows_; }
   // Ends the row group; the next row begins another one. REQUIRES: it has rows.
   Done Finish();

@@ -37,7 +37,6 @@ RangeReaders::~RangeReaders() {
   }
   room_.notify_all();
   for (std::thread& thread : threads_) thread.join();
-  connections_.clear();  // waits for pages that were asked for ahead, which look at stopped_
 }
 
 Result<std::optional<RangeReaders::Piece>> RangeReaders::Next(std::chrono::milliseconds most) {
@@ -105,12 +104,17 @@ void RangeReaders::Run(Connections* connections) {
   }
 }
 
+template <typename Call>
+auto RangeReaders::Patiently(Call&& call) -> decltype(call()) {
+  return Patience(options_.retry_ms)([&]() -> decltype(call()) {
+    if (stopped_) return Error(Code::kAborted, "the export has ended");
+    return call();
+  });
+}
+
 template <typename Reply, typename Request>
 Result<Reply> RangeReaders::Ask(Client* client, KvMethod<Reply, Request> method, const Request& request) {
-  return Patience(options_.retry_ms)([&]() -> Result<Reply> {
-    if (stopped_) return Error(Code::kAborted, "the export has ended");
-    return client->Call(Client::Repeat::kSafe, method, request);
-  });
+  return Patiently([&]() -> Result<Reply> { return client->Call(Client::Repeat::kSafe, method, request); });
 }
 
 // Splits the first part of pending_ if it is too large. It stays if it cannot be split.
@@ -153,16 +157,6 @@ Result<std::optional<RangeReaders::Part>> RangeReaders::TakePart(Client* client)
   return std::optional<Part>(std::move(part));
 }
 
-void RangeReaders::AskAhead(Connections* connections, const api::ScanRequest& request) {
-  try {
-    connections->page = std::async(std::launch::async, [this, client = &connections->ahead, request] {
-      return Ask(client, &api::KvIf::scan, request);
-    });
-  } catch (const std::system_error&) {
-    // No thread can be started now. The page is read when it is needed.
-  }
-}
-
 Status RangeReaders::ReadPart(Connections* connections, RowEncoder* encoder, const Part& part) {
   Range range = options_.range;
   range.start = part.start;
@@ -180,17 +174,17 @@ Status RangeReaders::ReadPart(Connections* connections, RowEncoder* encoder, con
   Piece piece;
   uint64_t hash_before = 0;
   std::string last_key;
+  ScanPage page;
   Clock::time_point begun = Clock::now();
   while (!stopped_) {
-    std::future<Result<api::ScanReply>>& ahead = connections->page;
-    ASSIGN_OR_RETURN(const api::ScanReply page,
-                     ahead.valid() ? ahead.get() : Ask(&connections->ahead, &api::KvIf::scan, request));
+    RETURN_IF_ERROR(Patiently([&]() -> Status { return connections->scans.Scan(request, &page); }));
     request.cursor = page.cursor;
-    if (!options_.pace && !page.cursor.empty()) AskAhead(connections, request);
+    if (!options_.pace && !page.cursor.empty()) connections->scans.ScanAhead(request);
+    RETURN_IF_ERROR(CheckOrder(page.rows, range, last_key));
     encoder->Add(page.rows);
     if (sums) sums->Add(page.rows);
     const uint64_t bytes_before = piece.sums.bytes;
-    for (const api::Row& row : page.rows) piece.sums.Add({1, row.key.size() + row.value.size(), 0});
+    for (const RowView& row : page.rows) piece.sums.Add({1, row.bytes(), 0});
     if (options_.pace) {
       // Asks again after each pause: a longer one may have begun meanwhile.
       auto left = options_.pace(piece.sums.bytes - bytes_before);

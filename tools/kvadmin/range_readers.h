@@ -10,8 +10,8 @@
 // protect, and have ended when the destructor returns.
 //
 // Memory: pieces that wait for the caller take at most Options::buffer_bytes, except those of the part that the caller
-// gets next: a thread with a later part waits. So what is held is that, and a piece and two pages of each thread: while
-// it encodes one, it asks for the next one, unless it is paced.
+// gets next: a thread with a later part waits. So what is held is that, and a piece and a page of each thread. While a
+// thread encodes a page, it has asked for the next one, unless it is paced.
 #pragma once
 
 #include <atomic>
@@ -19,7 +19,6 @@
 #include <condition_variable>
 #include <deque>
 #include <functional>
-#include <future>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -33,6 +32,7 @@
 #include "tools/kvadmin/client.h"
 #include "tools/kvadmin/export_format.h"
 #include "tools/kvadmin/range.h"
+#include "tools/kvadmin/scan_page.h"
 
 namespace pando::admin {
 
@@ -83,22 +83,22 @@ class RangeReaders {
     bool part_over = false;
   };
 
-  // Of one thread. A page that is asked for ahead has its own, because a Client is for one call at a time.
+  // Of one thread. Scans have their own, because the next page is asked for while the one before is encoded.
   struct Connections {
-    explicit Connections(const Target& target) : client(target), ahead(target) {}
-    Client client, ahead;
-    // The page that `ahead` reads while the one before is encoded. Here, so that an error need not wait for it.
-    std::future<Result<api::ScanReply>> page;
+    explicit Connections(const Target& target) : client(target), scans(target) {}
+    Client client, scans;
   };
 
   void Run(Connections* connections);
   Result<std::optional<Part>> TakePart(Client* client);
   Status SplitFirst(Client* client);
   Status ReadPart(Connections* connections, RowEncoder* encoder, const Part& part);
-  void AskAhead(Connections* connections, const api::ScanRequest& request);
   void Deliver(uint64_t part, Item item);
   // False: the readers were stopped, or there was a signal.
   bool Pause(std::chrono::nanoseconds duration);
+  // Repeats a call that fails for a reason that passes.
+  template <typename Call>
+  auto Patiently(Call&& call) -> decltype(call());
   template <typename Reply, typename Request>
   Result<Reply> Ask(Client* client, KvMethod<Reply, Request> method, const Request& request);
 

@@ -31,6 +31,20 @@ std::string KeyAfter(const std::string& key) {
   return after;
 }
 
+Status CheckOrder(const std::vector<RowView>& rows, const Range& range, std::string_view last_key) {
+  for (const RowView& row : rows) {
+    const bool in_range = row.key >= range.start && (range.end.empty() || row.key < range.end) &&
+                          row.key.starts_with(range.prefix) && row.key.size() <= kMaxKeyBytes;
+    if (!in_range || row.key <= last_key) {
+      return Error(Code::kCorruption,
+                   "the server sent a row that is {}. Read the range again, at another node or router, and report it",
+                   in_range ? "out of order" : "not in the range that was asked for");
+    }
+    last_key = row.key;
+  }
+  return Status();
+}
+
 VerifiedRows::VerifiedRows(Range range, bool reverse, Encoding encoding, Ask ask)
     : range_(std::move(range)), reverse_(reverse), encoding_(encoding), ask_(std::move(ask)) {
   CHECK(!range_.snapshot.empty()) << "without a snapshot, rows and sums are of different moments";
@@ -41,10 +55,11 @@ VerifiedRows::VerifiedRows(Client* client, Range range, bool reverse, Encoding e
         return client->Call(Client::Repeat::kSafe, &api::KvIf::aggregate, request);
       }) {}
 
-void VerifiedRows::Add(const std::vector<api::Row>& rows) {
-  for (const api::Row& row : rows) {
+void VerifiedRows::Add(const std::vector<RowView>& rows) {
+  for (const RowView& row : rows) {
     ++part_.count;
-    part_.bytes += row.key.size() + row.value.size();
+    part_.bytes += row.bytes();
+    if (row.key.size() > kMaxKeyBytes) continue;  // no store has such a key, so the hash will not be its hash
     const uint64_t value_hash = Hash64(row.value);
     for (size_t i = 0; i < part_.hashes.size(); ++i) {
       if (space_ && *space_ != i) continue;

@@ -17,10 +17,12 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "gen-cpp/pando_types.h"
 #include "src/base/result.h"
+#include "src/kvapi/row_walk.h"
 #include "src/model/types.h"
 #include "tools/kvadmin/bytes.h"
 #include "tools/kvadmin/client.h"
@@ -30,6 +32,10 @@ namespace pando::admin {
 
 // The smallest key after `key` that a request may name; empty if there is none.
 std::string KeyAfter(const std::string& key);
+
+// Whether the next rows of a scan in key order are in the range, and above all before, of which the last one is
+// `last_key`. kCorruption says what is wrong. VerifiedRows adds rows up, in whatever order they come.
+Status CheckOrder(const std::vector<RowView>& rows, const Range& range, std::string_view last_key);
 
 class VerifiedRows {
  public:
@@ -44,7 +50,7 @@ class VerifiedRows {
   VerifiedRows(Client* client, Range range, bool reverse, Encoding encoding);
 
   // The next rows of the scan, with their values.
-  void Add(const std::vector<api::Row>& rows);
+  void Add(const std::vector<RowView>& rows);
   // Whether kPartBytes have come since the last Check.
   bool due() const { return part_.bytes >= kPartBytes; }
   // Compares the rows since the last Check. kCorruption says what differs. `over`: there are no more rows in the range.

@@ -9,6 +9,7 @@
 
 #include "tools/kvadmin/bytes.h"
 #include "tools/kvadmin/crc32.h"
+#include "tools/kvadmin/scan_page.h"
 
 namespace pando::admin {
 namespace {
@@ -24,7 +25,7 @@ api::Row RowOf(std::string key, std::string value, int64_t version = 1, int64_t 
 
 std::string Encoded(const ExportStyle& style, const std::vector<api::Row>& rows) {
   auto encoder = MakeRowEncoder(style);
-  encoder->Add(rows);
+  encoder->Add(ViewsOf(rows));
   return encoder->Take().bytes;
 }
 
@@ -56,9 +57,9 @@ TEST(ExportFormatTest, CsvIsThatOfRfc4180) {
   EXPECT_EQ(ExportFormatEnds(base64).Header(), "key_b64,value_b64,version,expires_at_ms\r\n");
   EXPECT_EQ(Encoded(base64, {RowOf("a", "\xff")}), "YQ==,/w==,1,\r\n");
   auto encoder = MakeRowEncoder(csv);
-  encoder->Add({RowOf("a", "\xff"), RowOf("b", "\xc3\xa4"), RowOf("\xff", "c")});
+  encoder->Add(ViewsOf({RowOf("a", "\xff"), RowOf("b", "\xc3\xa4"), RowOf("\xff", "c")}));
   EXPECT_EQ(encoder->Take().not_text, 2u);
-  encoder->Add({RowOf("c", "d")});
+  encoder->Add(ViewsOf({RowOf("c", "d")}));
   EXPECT_EQ(encoder->Take().not_text, 0u);
 }
 
@@ -70,7 +71,7 @@ TEST(ExportFormatTest, AParquetFileGoesOnWithWhatWasSaved) {
     EXPECT_EQ(encoder->Take().bytes, "");
     std::vector<RowEncoder::Piece> pieces;
     for (int i = 0; i < 3; ++i) {
-      encoder->Add({RowOf(std::string(1, 'a' + i), std::string(2 << 20, 'x'), i, i)});
+      encoder->Add(ViewsOf({RowOf(std::string(1, 'a' + i), std::string(2 << 20, 'x'), i, i)}));
       pieces.push_back(encoder->Take());
     }
     ExportFormatEnds whole(style), first(style), second(style);

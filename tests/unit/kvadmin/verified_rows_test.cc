@@ -13,6 +13,7 @@
 #include "src/base/limits.h"
 #include "src/btree/tree_node.h"
 #include "src/model/key_space.h"
+#include "tools/kvadmin/scan_page.h"
 
 namespace pando::admin {
 namespace {
@@ -78,9 +79,9 @@ TEST_F(VerifiedRowsTest, TheRowsOfTheStoreAreThoseThatItCounts) {
   for (const bool namespaced : {true, false}) {
     namespaced_ = namespaced;
     VerifiedRows all = Of();
-    all.Add(Rows("", "k50"));
+    all.Add(ViewsOf(Rows("", "k50")));
     EXPECT_TRUE(all.Check(false).ok());
-    all.Add(Rows("k50", "l"));
+    all.Add(ViewsOf(Rows("k50", "l")));
     EXPECT_TRUE(all.Check(true).ok());
     EXPECT_EQ(all.verified().count, 100u);
     const Result<api::AggregateReply> sums = Aggregate([] {
@@ -105,10 +106,10 @@ TEST_F(VerifiedRowsTest, AHashOfZeroIsNoHash) {
                        if (zero) reply->content_hash = 0;
                        return reply;
                      });
-    all.Add(Rows("", "k50"));
+    all.Add(ViewsOf(Rows("", "k50")));
     ASSERT_TRUE(all.Check(false).ok());
     zero = true;
-    all.Add(Rows("k50", "l"));
+    all.Add(ViewsOf(Rows("k50", "l")));
     EXPECT_EQ(all.Check(true).code(), Code::kCorruption);
   }
 }
@@ -119,11 +120,11 @@ TEST_F(VerifiedRowsTest, LaterPartsHaveTheHashOfTheFirst) {
     namespaced_ = namespaced;
     VerifiedRows all = Of();
     EXPECT_TRUE(all.Check(false).ok()) << "no rows say nothing";
-    all.Add(Rows("", "k50"));
+    all.Add(ViewsOf(Rows("", "k50")));
     EXPECT_TRUE(all.Check(false).ok());
-    all.Add(Rows("k50", "k60"));
+    all.Add(ViewsOf(Rows("k50", "k60")));
     EXPECT_TRUE(all.Check(false).ok());
-    all.Add(Rows("k60", "l"));
+    all.Add(ViewsOf(Rows("k60", "l")));
     namespaced_ = !namespaced;
     EXPECT_EQ(all.Check(true).code(), Code::kCorruption);
   }
@@ -131,21 +132,21 @@ TEST_F(VerifiedRowsTest, LaterPartsHaveTheHashOfTheFirst) {
 
 TEST_F(VerifiedRowsTest, RangesOfAllForms) {
   VerifiedRows part = Of("k2", "k35", "k3");
-  part.Add(Rows("k3", "k35"));
+  part.Add(ViewsOf(Rows("k3", "k35")));
   EXPECT_TRUE(part.Check(true).ok());
   EXPECT_EQ(part.verified().count, 5u);
   VerifiedRows empty = Of("x");
   EXPECT_TRUE(empty.Check(false).ok());
   EXPECT_TRUE(empty.Check(true).ok());
   VerifiedRows limited = Of("k1");
-  limited.Add(Rows("k10", "k15"));
+  limited.Add(ViewsOf(Rows("k10", "k15")));
   EXPECT_TRUE(limited.Check(false).ok()) << "the scan ended at its limit";
   EXPECT_EQ(limited.verified().count, 5u);
   VerifiedRows reverse = Of("", "", "", true);
   for (const auto& [from, to] : {std::pair("k60", "z"), {"k20", "k60"}, {"", "k20"}}) {
     std::vector<api::Row> rows = Rows(from, to);
     std::reverse(rows.begin(), rows.end());
-    reverse.Add(rows);
+    reverse.Add(ViewsOf(rows));
     EXPECT_TRUE(reverse.Check(from == std::string()).ok()) << from;
   }
   EXPECT_EQ(reverse.verified().count, 100u);
@@ -166,11 +167,11 @@ TEST_F(VerifiedRowsTest, EveryAlterationIsNoticed) {
   };
   for (const auto& [what, alter] : alterations) {
     VerifiedRows sums = Of();
-    sums.Add(Rows("", "k40"));
+    sums.Add(ViewsOf(Rows("", "k40")));
     ASSERT_TRUE(sums.Check(false).ok());
     std::vector<api::Row> rows = Rows("k40", "z");
     alter(&rows);
-    sums.Add(rows);
+    sums.Add(ViewsOf(rows));
     const Status status = sums.Check(true);
     EXPECT_EQ(status.code(), Code::kCorruption) << what;
     EXPECT_THAT(status.message(), HasSubstr("from \"k39\\x00\" to the last key are not what the store counts")) << what;
@@ -179,13 +180,46 @@ TEST_F(VerifiedRowsTest, EveryAlterationIsNoticed) {
   }
 }
 
+TEST_F(VerifiedRowsTest, RowsAscendInTheirRange) {
+  const Range range{"k2", "k4", "k", "snapshot", ""};
+  const auto check = [&](const std::vector<std::string>& keys, const std::string& last) {
+    std::vector<api::Row> rows;
+    for (const std::string& key : keys) rows.push_back(RowOf(key, "v"));
+    return CheckOrder(ViewsOf(rows), range, last);
+  };
+  EXPECT_TRUE(check({}, "").ok());
+  EXPECT_TRUE(check({"k2", "k20", "k3"}, "").ok());
+  EXPECT_TRUE(check({"k21", "k3"}, "k20").ok());
+  for (const auto& [keys, last] : std::vector<std::pair<std::vector<std::string>, std::string>>{
+           {{"k3", "k21"}, ""}, {{"k3", "k3"}, ""}, {{"k20"}, "k20"}, {{"k20", "k21"}, "k3"}}) {
+    const Status status = check(keys, last);
+    EXPECT_EQ(status.code(), Code::kCorruption) << keys.front();
+    EXPECT_THAT(status.message(), HasSubstr("out of order")) << keys.front();
+  }
+  for (const std::string& key :
+       {std::string(), std::string("k1"), std::string("k4"), std::string("l"), "k3" + std::string(kMaxKeyBytes, 'x')}) {
+    const Status status = check({key}, "");
+    EXPECT_EQ(status.code(), Code::kCorruption) << key;
+    EXPECT_THAT(status.message(), HasSubstr("not in the range")) << key;
+  }
+  EXPECT_EQ(CheckOrder(ViewsOf({RowOf("", "v")}), Range{"", "", "", "snapshot", ""}, "").code(), Code::kCorruption);
+}
+
+// No store has such a key; it must not be taken for one that fits in a buffer.
+TEST_F(VerifiedRowsTest, AKeyBeyondTheGreatestLengthIsAMismatch) {
+  store_.clear();
+  VerifiedRows sums = Of();
+  sums.Add(ViewsOf({RowOf(std::string(100'000, 'k'), "v")}));
+  EXPECT_EQ(sums.Check(true).code(), Code::kCorruption);
+}
+
 TEST_F(VerifiedRowsTest, AKeyOfTheGreatestLengthEndsAPart) {
   const std::string longest(kMaxKeyBytes - 1, 'k');
   for (const char last : {'a', 'b', '\xff'}) store_[longest + last] = RowOf(longest + last, "v");
   store_["l"] = RowOf("l", "v");
   VerifiedRows sums = Of();
   for (auto& [key, row] : store_) {
-    sums.Add({row});
+    sums.Add({ViewOf(row)});
     EXPECT_TRUE(sums.Check(false).ok());
   }
   EXPECT_TRUE(sums.Check(true).ok());
@@ -199,7 +233,7 @@ TEST_F(VerifiedRowsTest, AStoreThatCannotTellIsNoMismatch) {
   VerifiedRows sums(
       Range{"", "", "", "snapshot", ""}, false, Encoding::kText,
       [&code](const api::AggregateRequest&) -> Result<api::AggregateReply> { return Error(code, "the answer"); });
-  sums.Add(Rows("", "z"));
+  sums.Add(ViewsOf(Rows("", "z")));
   EXPECT_EQ(sums.Check(true).code(), Code::kUnavailable);
   code = Code::kUnsupported;
   EXPECT_THAT(sums.Check(true).message(), HasSubstr("older than this kvadmin"));

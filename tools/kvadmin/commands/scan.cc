@@ -94,7 +94,7 @@ Status ScanVerified(Client& client, const Globals& globals, const ScanOptions& o
   const Status scanned =
       ScanRows(client, request, options.range.limit, kPageRows, rows, [&](const std::vector<api::Row>& page) -> Status {
         printer->Print(page);
-        sums.Add(page);
+        sums.Add(ViewsOf(page));
         if (sums.due() && !request->cursor.empty()) RETURN_IF_ERROR(sums.Check(/*over=*/false));
         if (!lease.token().empty()) RETURN_IF_ERROR(lease.Keep());
         return tools::OutputStatus();
