@@ -41,121 +41,141 @@ std::array<std::string, 256> Escapes() {
   return escapes;
 }
 
-void AppendEscaped(std::string_view text, std::string* out) {
+void AppendEscaped(std::string_view text, ByteBuffer* out) {
   static const std::array<std::string, 256> escapes = Escapes();
   size_t begin = 0;
   for (size_t i = 0; i < text.size(); ++i) {
     const std::string& escape = escapes[static_cast<unsigned char>(text[i])];
     if (escape.empty()) continue;
-    out->append(text, begin, i - begin);
-    *out += escape;
+    out->Append(text.substr(begin, i - begin));
+    out->Append(escape);
     begin = i + 1;
   }
-  out->append(text, begin);
+  out->Append(text.substr(begin));
 }
 
-// "name":"text", or "name_b64":"..." for bytes that are not UTF-8 (SetBytes).
-void AppendMember(std::string_view name, std::string_view bytes, std::string* out) {
-  *out += '"';
-  *out += name;
+void AppendBase64(std::string_view bytes, ByteBuffer* out) {
+  Base64EncodeTo(bytes, out->Extend(Base64Length(bytes.size())));
+}
+
+// A member of an object without its last quote: "name":"text, or "name_b64":"... for bytes that are not UTF-8
+// (SetBytes). `before`: what is before it, and its name, as in {"key
+void AppendMember(std::string_view before, std::string_view bytes, ByteBuffer* out) {
+  out->Append(before);
   if (IsPlain(bytes)) {
-    *out += "\":\"";
-    *out += bytes;
+    out->Append("\":\"");
+    out->Append(bytes);
   } else if (IsUtf8(bytes)) {
-    *out += "\":\"";
+    out->Append("\":\"");
     AppendEscaped(bytes, out);
   } else {
-    *out += "_b64\":\"";
-    *out += Base64Encode(bytes);
+    out->Append("_b64\":\"");
+    AppendBase64(bytes, out);
   }
-  *out += '"';
 }
 
-// The bytes of a piece of text. The next one will have about as many.
+// The chunks of a piece of text.
 class TextPiece {
  public:
-  RowEncoder::Piece* operator->() { return &piece_; }
-  RowEncoder::Piece Take() {
-    const size_t likely = piece_.bytes.size() + piece_.bytes.size() / 16;
+  explicit TextPiece(ChunkPool* pool) : pool_(pool) {}
+  // Where the next row goes.
+  ByteBuffer* out() {
+    if (chunk_.size() >= ChunkPool::kChunkBytes) EndChunk();
+    if (chunk_.capacity() == 0) chunk_ = pool_->Take();
+    return &chunk_;
+  }
+  RowEncoder::Piece Take(uint64_t not_text) {
+    EndChunk();
     RowEncoder::Piece done = std::exchange(piece_, {});
-    piece_.bytes.reserve(likely);
+    done.not_text = not_text;
     return done;
   }
 
  private:
+  void EndChunk() {
+    if (chunk_.size() == 0) return;
+    piece_.bytes += chunk_.size();
+    piece_.chunks.push_back({std::move(chunk_), 0});
+  }
+
+  ChunkPool* const pool_;
   RowEncoder::Piece piece_;
+  ByteBuffer chunk_;
 };
 
 class JsonLinesEncoder final : public RowEncoder {
  public:
+  explicit JsonLinesEncoder(ChunkPool* pool) : text_(pool) {}
   void Add(const std::vector<RowView>& rows) override {
     for (const RowView& row : rows) {
-      piece_->bytes += '{';
-      AppendMember("key", row.key, &piece_->bytes);
-      piece_->bytes += ',';
-      AppendMember("value", row.value, &piece_->bytes);
+      ByteBuffer* out = text_.out();
+      AppendMember("{\"key", row.key, out);
+      AppendMember("\",\"value", row.value, out);
       if (row.expires_at_ms != 0) {
-        piece_->bytes += ",\"expires_at_ms\":";
-        piece_->bytes += std::to_string(row.expires_at_ms);
+        out->Append("\",\"expires_at_ms\":");
+        out->Append(std::to_string(row.expires_at_ms));
+        out->Append("}\n");
+      } else {
+        out->Append("\"}\n");
       }
-      piece_->bytes += "}\n";
     }
   }
-  Piece Take() override { return piece_.Take(); }
+  Piece Take() override { return text_.Take(0); }
 
  private:
-  TextPiece piece_;
+  TextPiece text_;
 };
 
 // RFC 4180: fields in quotes, quotes doubled, CRLF after each record.
 class CsvEncoder final : public RowEncoder {
  public:
-  explicit CsvEncoder(bool base64) : base64_(base64) {}
+  CsvEncoder(bool base64, ChunkPool* pool) : base64_(base64), text_(pool) {}
   void Add(const std::vector<RowView>& rows) override {
     for (const RowView& row : rows) {
-      Field(row.key);
-      Field(row.value);
-      piece_->bytes += std::to_string(static_cast<uint64_t>(row.version));
-      piece_->bytes += ',';
-      if (row.expires_at_ms != 0) piece_->bytes += std::to_string(row.expires_at_ms);
-      piece_->bytes += "\r\n";
-      if (!base64_ && !(IsText(row.key) && IsText(row.value))) ++piece_->not_text;
+      ByteBuffer* out = text_.out();
+      Field(row.key, out);
+      Field(row.value, out);
+      out->Append(std::to_string(static_cast<uint64_t>(row.version)));
+      out->Append(",");
+      if (row.expires_at_ms != 0) out->Append(std::to_string(row.expires_at_ms));
+      out->Append("\r\n");
+      if (!base64_ && !(IsText(row.key) && IsText(row.value))) ++not_text_;
     }
   }
-  Piece Take() override { return piece_.Take(); }
+  Piece Take() override { return text_.Take(std::exchange(not_text_, 0)); }
 
  private:
   static bool IsText(std::string_view bytes) { return IsPlain(bytes) || IsUtf8(bytes); }
-  void Field(std::string_view bytes) {
-    std::string& out = piece_->bytes;
+  void Field(std::string_view bytes, ByteBuffer* out) const {
     if (base64_) {
-      out += Base64Encode(bytes);
+      AppendBase64(bytes, out);
     } else {
-      out += '"';
+      out->Append("\"");
       for (size_t quote; (quote = bytes.find('"')) != std::string_view::npos; bytes.remove_prefix(quote + 1)) {
-        out += bytes.substr(0, quote + 1);
-        out += '"';
+        out->Append(bytes.substr(0, quote + 1));
+        out->Append("\"");
       }
-      out += bytes;
-      out += '"';
+      out->Append(bytes);
+      out->Append("\"");
     }
-    out += ',';
+    out->Append(",");
   }
 
   const bool base64_;
-  TextPiece piece_;
+  TextPiece text_;
+  uint64_t not_text_ = 0;
 };
 
 class ParquetEncoder final : public RowEncoder {
  public:
-  explicit ParquetEncoder(ParquetCompression compression) : group_(compression) {}
+  ParquetEncoder(ParquetCompression compression, ChunkPool* pool) : group_(compression, pool) {}
   void Add(const std::vector<RowView>& rows) override {
     for (const RowView& row : rows) group_.Add(row);
   }
   Piece Take() override {
     if (group_.rows() == 0) return {};
     ParquetRowGroup::Done done = group_.Finish();
-    return {std::move(done.bytes), std::move(done.metadata), 0};
+    return {std::move(done.chunks), done.bytes, std::move(done.metadata), 0};
   }
 
  private:
@@ -183,13 +203,13 @@ ExportFormat ExportFormatOfFile(const std::string& path) {
   return path.ends_with(".csv") ? ExportFormat::kCsv : ExportFormat::kJsonLines;
 }
 
-std::unique_ptr<RowEncoder> MakeRowEncoder(const ExportStyle& style) {
+std::unique_ptr<RowEncoder> MakeRowEncoder(const ExportStyle& style, ChunkPool* pool) {
   switch (style.format) {
     case ExportFormat::kJsonLines: break;
-    case ExportFormat::kCsv: return std::make_unique<CsvEncoder>(style.base64);
-    case ExportFormat::kParquet: return std::make_unique<ParquetEncoder>(style.compression);
+    case ExportFormat::kCsv: return std::make_unique<CsvEncoder>(style.base64, pool);
+    case ExportFormat::kParquet: return std::make_unique<ParquetEncoder>(style.compression, pool);
   }
-  return std::make_unique<JsonLinesEncoder>();
+  return std::make_unique<JsonLinesEncoder>(pool);
 }
 
 ExportFormatEnds::ExportFormatEnds(const ExportStyle& style) : style_(style) {
@@ -207,7 +227,7 @@ std::string ExportFormatEnds::Header() const {
 }
 
 Status ExportFormatEnds::Wrote(const RowEncoder::Piece& piece, uint64_t file_offset) {
-  return parquet_ && !piece.bytes.empty() ? parquet_->Append(piece.metadata, file_offset) : Status();
+  return parquet_ && piece.bytes > 0 ? parquet_->Append(piece.metadata, file_offset) : Status();
 }
 
 std::string ExportFormatEnds::Footer() const { return parquet_ ? parquet_->Finish() : ""; }

@@ -14,6 +14,7 @@
 
 #include "src/base/result.h"
 #include "src/kvapi/row_walk.h"
+#include "tools/kvadmin/file_chunk.h"
 #include "tools/kvadmin/parquet_file.h"
 
 namespace pando::admin {
@@ -35,7 +36,8 @@ struct ExportStyle {
 class RowEncoder {
  public:
   struct Piece {
-    std::string bytes;
+    std::vector<FileChunk> chunks;  // its bytes. ExportFile takes them, and gives their memory back to the pool
+    size_t bytes = 0;
     std::string metadata;   // Parquet: of the row group
     uint64_t not_text = 0;  // CSV without base64: the rows with a key or value that is not UTF-8
   };
@@ -45,7 +47,8 @@ class RowEncoder {
   virtual Piece Take() = 0;
 };
 
-std::unique_ptr<RowEncoder> MakeRowEncoder(const ExportStyle& style);
+// `pool` must outlive the encoder.
+std::unique_ptr<RowEncoder> MakeRowEncoder(const ExportStyle& style, ChunkPool* pool);
 
 // What stands before the first piece of a file and after the last one.
 class ExportFormatEnds {

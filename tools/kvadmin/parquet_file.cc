@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -25,6 +26,7 @@ namespace pq = parquet;
 constexpr size_t kPageBytes = 1 << 20;   // of values, before compression
 constexpr size_t kStatisticsBytes = 64;  // of a bound of keys
 constexpr int kZstdLevel = 1;            // a level of 3 costs twice the time, and saves a few percent
+constexpr size_t kMostHeadBytes = 64;    // of a page
 constexpr size_t kMaxFooterBytes = 1u << 30;
 
 template <typename T>
@@ -124,22 +126,19 @@ struct FreeContext {
 // The chunk of one column in a row group: pages that are complete, and the values of the next one.
 class ParquetRowGroup::Column {
  public:
-  Column(std::string name, pq::Type::type type, bool nullable, ParquetCompression compression)
-      : name_(std::move(name)), type_(type), nullable_(nullable), compression_(compression) {
+  Column(std::string name, pq::Type::type type, bool nullable, ParquetCompression compression, ChunkPool* pool)
+      : name_(std::move(name)), type_(type), nullable_(nullable), compression_(compression), pool_(pool) {
     if (compression == ParquetCompression::kZstd) zstd_.reset(ZSTD_createCCtx());
   }
 
   void AddBytes(std::string_view bytes) {
-    char length[sizeof(uint32_t)];
-    StoreLE(length, static_cast<uint32_t>(bytes.size()));
-    values_.append(length, sizeof length);
-    values_ += bytes;
+    char* at = Extend(sizeof(uint32_t) + bytes.size());
+    StoreLE(at, static_cast<uint32_t>(bytes.size()));
+    std::copy(bytes.begin(), bytes.end(), at + sizeof(uint32_t));
     EndValue();
   }
   void AddNumber(int64_t number) {
-    char bytes[sizeof number];
-    StoreLE(bytes, number);
-    values_.append(bytes, sizeof bytes);
+    StoreLE(Extend(sizeof number), number);
     if (nullable_) levels_.push_back(true);
     if (numbers_++ == 0) least_ = most_ = number;
     least_ = std::min(least_, number);
@@ -163,8 +162,8 @@ class ParquetRowGroup::Column {
     statistics_.__set_is_max_value_exact(whole);
   }
 
-  // Appends the pages to `out`, and starts over.
-  pq::ColumnChunk Finish(std::string* out) {
+  // Appends the pages to `done`, and starts over.
+  pq::ColumnChunk Finish(Done* done) {
     EndPage();
     if (numbers_ > 0) {
       statistics_.__set_min_value(LittleEndian(least_));
@@ -181,10 +180,11 @@ class ParquetRowGroup::Column {
     metadata.codec = Codec();
     metadata.num_values = count_;
     metadata.total_uncompressed_size = uncompressed_bytes_;
-    metadata.total_compressed_size = static_cast<int64_t>(pages_.size());
-    metadata.data_page_offset = static_cast<int64_t>(out->size());
+    metadata.total_compressed_size = static_cast<int64_t>(pages_bytes_);
+    metadata.data_page_offset = static_cast<int64_t>(done->bytes);
     metadata.__set_statistics(statistics_);
-    *out += pages_;
+    done->bytes += std::exchange(pages_bytes_, 0);
+    std::move(pages_.begin(), pages_.end(), std::back_inserter(done->chunks));
     pages_.clear();
     statistics_ = {};
     count_ = numbers_ = nulls_ = uncompressed_bytes_ = 0;
@@ -203,40 +203,53 @@ class ParquetRowGroup::Column {
     }
     return pq::CompressionCodec::UNCOMPRESSED;
   }
-  // The values of the page as they are stored, until the next call.
-  std::string_view Compress() {
-    if (compression_ == ParquetCompression::kNone) return values_;
+  char* Extend(size_t bytes) {
+    if (values_.capacity() == 0) {
+      values_ = pool_->Take();
+      values_.Extend(kMostHeadBytes);
+    }
+    return values_.Extend(bytes);
+  }
+  size_t values_bytes() const { return values_.size() > 0 ? values_.size() - kMostHeadBytes : 0; }
+
+  // Compresses `values` into a buffer in which there is room for a header before them.
+  ByteBuffer Compress(std::string_view values) {
     const bool zstd = compression_ == ParquetCompression::kZstd;
-    const auto values_bytes = static_cast<int>(values_.size());  // a page, and a value of at most 1 MiB
-    // It keeps its size: bytes that were written once cost nothing again.
-    const size_t most =
-        zstd ? ZSTD_compressBound(values_.size()) : static_cast<size_t>(LZ4_compressBound(values_bytes));
-    if (compressed_.size() < most) compressed_.resize(most);
+    const auto values_bytes = static_cast<int>(values.size());  // a page, and a value of at most 1 MiB
+    const size_t most = zstd ? ZSTD_compressBound(values.size()) : static_cast<size_t>(LZ4_compressBound(values_bytes));
+    ByteBuffer out = pool_->Take();
+    out.Reserve(kMostHeadBytes + most);
+    out.Extend(kMostHeadBytes);
+    char* to = out.data() + kMostHeadBytes;
     size_t bytes;
     if (zstd) {
-      bytes = ZSTD_compressCCtx(zstd_.get(), compressed_.data(), compressed_.size(), values_.data(), values_.size(),
-                                kZstdLevel);
+      bytes = ZSTD_compressCCtx(zstd_.get(), to, most, values.data(), values.size(), kZstdLevel);
       CHECK(!ZSTD_isError(bytes)) << ZSTD_getErrorName(bytes);
     } else {
-      bytes = static_cast<size_t>(
-          LZ4_compress_default(values_.data(), compressed_.data(), values_bytes, static_cast<int>(compressed_.size())));
+      bytes = static_cast<size_t>(LZ4_compress_default(values.data(), to, values_bytes, static_cast<int>(most)));
       CHECK_GT(bytes, 0u) << "LZ4 has no room for what it says that it needs at most";
     }
-    return std::string_view(compressed_).substr(0, bytes);
+    out.Extend(bytes);
+    return out;
   }
   void EndValue() {
     ++count_;
     ++page_values_;
     // Nulls take no bytes of values, and page_values_ bounds them.
-    if (values_.size() >= kPageBytes || static_cast<size_t>(page_values_) >= kPageBytes) EndPage();
+    if (values_bytes() >= kPageBytes || static_cast<size_t>(page_values_) >= kPageBytes) EndPage();
   }
   void EndPage() {
     if (page_values_ == 0) return;
-    if (nullable_) values_.insert(0, EncodeLevels(levels_));
+    if (nullable_) PutLevelsFirst();
     pq::PageHeader header;
     header.type = pq::PageType::DATA_PAGE;
-    header.uncompressed_page_size = static_cast<int32_t>(values_.size());
-    const std::string_view body = Compress();
+    const size_t uncompressed = values_bytes();
+    header.uncompressed_page_size = static_cast<int32_t>(uncompressed);
+    if (compression_ != ParquetCompression::kNone) {
+      ByteBuffer compressed = Compress(values_.view().substr(kMostHeadBytes));
+      pool_->Give(std::exchange(values_, std::move(compressed)));
+    }
+    const std::string_view body = values_.view().substr(kMostHeadBytes);
     header.compressed_page_size = static_cast<int32_t>(body.size());
     header.__set_crc(static_cast<int32_t>(Crc32(body)));
     pq::DataPageHeader data;
@@ -245,12 +258,22 @@ class ParquetRowGroup::Column {
     data.definition_level_encoding = data.repetition_level_encoding = pq::Encoding::RLE;
     header.__set_data_page_header(data);
     const std::string head = Encode(header);
-    pages_ += head;
-    pages_ += body;
-    uncompressed_bytes_ += static_cast<int64_t>(head.size() + values_.size());
-    values_.clear();
+    CHECK_LE(head.size(), kMostHeadBytes);
+    const size_t begin = kMostHeadBytes - head.size();
+    std::copy(head.begin(), head.end(), values_.data() + begin);
+    uncompressed_bytes_ += static_cast<int64_t>(head.size() + uncompressed);
+    pages_bytes_ += head.size() + body.size();
+    pages_.push_back({std::exchange(values_, ByteBuffer()), begin});
     levels_.clear();
     page_values_ = 0;
+  }
+  // Of a column of numbers, in which nulls take nothing.
+  void PutLevelsFirst() {
+    ByteBuffer values = std::exchange(values_, ByteBuffer());
+    const std::string levels = EncodeLevels(levels_);
+    std::copy(levels.begin(), levels.end(), Extend(levels.size()));
+    if (values.size() > 0) values_.Append(values.view().substr(kMostHeadBytes));
+    pool_->Give(std::move(values));
   }
 
   const std::string name_;
@@ -258,9 +281,11 @@ class ParquetRowGroup::Column {
   const bool nullable_;
   const ParquetCompression compression_;
   std::unique_ptr<ZSTD_CCtx, FreeContext> zstd_;  // null: another compression
-  std::string pages_;
-  // Of the page that is being filled.
-  std::string values_, compressed_;
+  ChunkPool* const pool_;
+  std::vector<FileChunk> pages_;  // a chunk has one page
+  size_t pages_bytes_ = 0;
+  // Of the page that is being filled. Room for its header is left before the values.
+  ByteBuffer values_;
   std::vector<bool> levels_;
   int32_t page_values_ = 0;
   // Of the chunk.
@@ -270,16 +295,17 @@ class ParquetRowGroup::Column {
 };
 
 struct ParquetRowGroup::Columns {
-  explicit Columns(ParquetCompression compression)
-      : key("key", pq::Type::BYTE_ARRAY, false, compression),
-        value("value", pq::Type::BYTE_ARRAY, false, compression),
-        version("version", pq::Type::INT64, false, compression),
-        expiry("expires_at_ms", pq::Type::INT64, true, compression) {}
+  Columns(ParquetCompression compression, ChunkPool* pool)
+      : key("key", pq::Type::BYTE_ARRAY, false, compression, pool),
+        value("value", pq::Type::BYTE_ARRAY, false, compression, pool),
+        version("version", pq::Type::INT64, false, compression, pool),
+        expiry("expires_at_ms", pq::Type::INT64, true, compression, pool) {}
   Column key, value, version, expiry;
   std::string first_key, last_key;
 };
 
-ParquetRowGroup::ParquetRowGroup(ParquetCompression compression) : columns_(std::make_unique<Columns>(compression)) {}
+ParquetRowGroup::ParquetRowGroup(ParquetCompression compression, ChunkPool* pool)
+    : columns_(std::make_unique<Columns>(compression, pool)) {}
 ParquetRowGroup::~ParquetRowGroup() = default;
 
 void ParquetRowGroup::Add(const RowView& row) {
@@ -301,11 +327,11 @@ ParquetRowGroup::Done ParquetRowGroup::Finish() {
   pq::RowGroup group;
   columns_->key.SetBounds(columns_->first_key, columns_->last_key);
   for (Column* column : {&columns_->key, &columns_->value, &columns_->version, &columns_->expiry}) {
-    group.columns.push_back(column->Finish(&done.bytes));
+    group.columns.push_back(column->Finish(&done));
     group.total_byte_size += group.columns.back().meta_data.total_uncompressed_size;
   }
   group.num_rows = static_cast<int64_t>(std::exchange(rows_, 0));
-  group.__set_total_compressed_size(static_cast<int64_t>(done.bytes.size()));
+  group.__set_total_compressed_size(static_cast<int64_t>(done.bytes));
   pq::SortingColumn by_key;
   by_key.column_idx = 0;
   by_key.descending = by_key.nulls_first = false;

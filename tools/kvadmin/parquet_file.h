@@ -12,9 +12,11 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "src/base/result.h"
 #include "src/kvapi/row_walk.h"
+#include "tools/kvadmin/file_chunk.h"
 
 namespace pando::parquet {
 class FileMetaData;
@@ -30,11 +32,13 @@ enum class ParquetCompression : uint8_t { kNone, kZstd, kLz4 };
 class ParquetRowGroup {
  public:
   struct Done {
-    std::string bytes;     // of all columns
-    std::string metadata;  // a RowGroup whose offsets count from the start of `bytes`
+    std::vector<FileChunk> chunks;  // of all columns
+    size_t bytes = 0;               // in them
+    std::string metadata;           // a RowGroup whose offsets count from the start of the first chunk
   };
 
-  explicit ParquetRowGroup(ParquetCompression compression);
+  // `pool` must outlive the object.
+  ParquetRowGroup(ParquetCompression compression, ChunkPool* pool);
   ~ParquetRowGroup();
   ParquetRowGroup(const ParquetRowGroup&) = delete;
   ParquetRowGroup& operator=(const ParquetRowGroup&) = delete;

@@ -16,6 +16,13 @@ using Clock = std::chrono::steady_clock;
 
 constexpr uint64_t kMaxSplit = 256;  // of splitRange
 
+uint64_t MemoryOf(const Result<RangeReaders::Piece>& piece) {
+  if (!piece.ok()) return 0;
+  uint64_t bytes = 0;
+  for (const FileChunk& chunk : piece->encoded.chunks) bytes += chunk.buffer.capacity();
+  return bytes;
+}
+
 }  // namespace
 
 RangeReaders::RangeReaders(Options options, const std::vector<Target>& targets) : options_(std::move(options)) {
@@ -51,13 +58,13 @@ Result<std::optional<RangeReaders::Piece>> RangeReaders::Next(std::chrono::milli
     ++wanted_part_;
   }
   RETURN_IF_ERROR(item.piece.status());
-  buffered_bytes_ -= item.piece->encoded.bytes.size();
+  buffered_bytes_ -= MemoryOf(item.piece);
   room_.notify_all();
   return std::optional<Piece>(*std::move(item.piece));
 }
 
 void RangeReaders::Deliver(uint64_t part, Item item) {
-  const uint64_t bytes = item.piece.ok() ? item.piece->encoded.bytes.size() : 0;
+  const uint64_t bytes = MemoryOf(item.piece);
   std::unique_lock lock(mutex_);
   room_.wait(lock,
              [&] { return stopped_ || part == wanted_part_ || buffered_bytes_ + bytes <= options_.buffer_bytes; });
@@ -78,7 +85,7 @@ bool RangeReaders::Pause(std::chrono::nanoseconds duration) {
 }
 
 void RangeReaders::Run(Connections* connections) {
-  const std::unique_ptr<RowEncoder> encoder = MakeRowEncoder(options_.style);
+  const std::unique_ptr<RowEncoder> encoder = MakeRowEncoder(options_.style, options_.pool);
   while (!stopped_) {
     std::optional<uint64_t> number;
     Status status;

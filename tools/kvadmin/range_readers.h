@@ -10,8 +10,8 @@
 // protect, and have ended when the destructor returns.
 //
 // Memory: pieces that wait for the caller take at most Options::buffer_bytes, except those of the part that the caller
-// gets next: a thread with a later part waits. So what is held is that, and a piece and a page of each thread. While a
-// thread encodes a page, it has asked for the next one, unless it is paced.
+// gets next: a thread with a later part waits. So what is held is that, a piece and a page of each thread, and what the
+// pool keeps for later pieces. While a thread encodes a page, it has asked for the next one, unless it is paced.
 #pragma once
 
 #include <atomic>
@@ -31,6 +31,7 @@
 #include "src/model/types.h"
 #include "tools/kvadmin/client.h"
 #include "tools/kvadmin/export_format.h"
+#include "tools/kvadmin/file_chunk.h"
 #include "tools/kvadmin/range.h"
 #include "tools/kvadmin/scan_page.h"
 
@@ -43,7 +44,8 @@ class RangeReaders {
     Encoding encoding = Encoding::kText;  // of keys in messages
     RangeAggregates expected;             // in the range, as far as is known: it decides how the range is split
     ExportStyle style;
-    bool verify = true;  // REQUIRES: range.snapshot
+    ChunkPool* pool = nullptr;  // of the pieces; it must outlive the readers
+    bool verify = true;         // REQUIRES: range.snapshot
     int32_t page_rows = 2000;
     uint64_t part_bytes = 16u << 20;  // of keys and values; 0: the range is one part
     uint64_t piece_bytes = 8u << 20;  // a part with more comes as several pieces

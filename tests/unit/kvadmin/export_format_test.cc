@@ -23,10 +23,18 @@ api::Row RowOf(std::string key, std::string value, int64_t version = 1, int64_t 
   return row;
 }
 
+std::string BytesOf(const RowEncoder::Piece& piece) {
+  std::string bytes;
+  for (const FileChunk& chunk : piece.chunks) bytes += chunk.view();
+  EXPECT_EQ(bytes.size(), piece.bytes);
+  return bytes;
+}
+
 std::string Encoded(const ExportStyle& style, const std::vector<api::Row>& rows) {
-  auto encoder = MakeRowEncoder(style);
+  ChunkPool pool;
+  auto encoder = MakeRowEncoder(style, &pool);
   encoder->Add(ViewsOf(rows));
-  return encoder->Take().bytes;
+  return BytesOf(encoder->Take());
 }
 
 TEST(ExportFormatTest, JsonLinesAreThoseOfTheJsonLibrary) {
@@ -56,7 +64,8 @@ TEST(ExportFormatTest, CsvIsThatOfRfc4180) {
   const ExportStyle base64{ExportFormat::kCsv, true, {}};
   EXPECT_EQ(ExportFormatEnds(base64).Header(), "key_b64,value_b64,version,expires_at_ms\r\n");
   EXPECT_EQ(Encoded(base64, {RowOf("a", "\xff")}), "YQ==,/w==,1,\r\n");
-  auto encoder = MakeRowEncoder(csv);
+  ChunkPool pool;
+  auto encoder = MakeRowEncoder(csv, &pool);
   encoder->Add(ViewsOf({RowOf("a", "\xff"), RowOf("b", "\xc3\xa4"), RowOf("\xff", "c")}));
   EXPECT_EQ(encoder->Take().not_text, 2u);
   encoder->Add(ViewsOf({RowOf("c", "d")}));
@@ -67,8 +76,9 @@ TEST(ExportFormatTest, CsvIsThatOfRfc4180) {
 TEST(ExportFormatTest, AParquetFileGoesOnWithWhatWasSaved) {
   for (const ParquetCompression compression : {ParquetCompression::kNone, ParquetCompression::kZstd}) {
     const ExportStyle style{ExportFormat::kParquet, false, compression};
-    auto encoder = MakeRowEncoder(style);
-    EXPECT_EQ(encoder->Take().bytes, "");
+    ChunkPool pool;
+    auto encoder = MakeRowEncoder(style, &pool);
+    EXPECT_EQ(BytesOf(encoder->Take()), "");
     std::vector<RowEncoder::Piece> pieces;
     for (int i = 0; i < 3; ++i) {
       encoder->Add(ViewsOf({RowOf(std::string(1, 'a' + i), std::string(2 << 20, 'x'), i, i)}));
@@ -98,6 +108,30 @@ TEST(ExportFormatTest, TheChecksumOfPagesIsThatOfZlib) {
       const std::string_view part = std::string_view(bytes).substr(begin, size);
       const uLong crc = ::crc32(0, reinterpret_cast<const Bytef*>(part.data()), static_cast<uInt>(part.size()));
       ASSERT_EQ(Crc32(part), crc) << size;
+    }
+  }
+}
+
+// What does not fit in a chunk comes in several, and a row of any size in one.
+TEST(ExportFormatTest, ChunksAreUsedAgain) {
+  ChunkPool pool;
+  for (const ExportFormat format : {ExportFormat::kJsonLines, ExportFormat::kCsv, ExportFormat::kParquet}) {
+    const ExportStyle style{format, false, ParquetCompression::kNone};
+    std::string first;
+    for (int round = 0; round < 3; ++round) {
+      auto encoder = MakeRowEncoder(style, &pool);
+      size_t bytes = 0;
+      for (int i = 0; i < 6; ++i) {
+        const std::string value(i == 3 ? 6u << 20 : 700'000, static_cast<char>('a' + i));
+        encoder->Add(ViewsOf({RowOf(fmt::format("k{}", i), value)}));
+        bytes += value.size();
+      }
+      RowEncoder::Piece piece = encoder->Take();
+      EXPECT_GE(piece.chunks.size(), 3u);
+      EXPECT_GT(piece.bytes, bytes);
+      if (round == 0) first = BytesOf(piece);
+      EXPECT_EQ(BytesOf(piece), first);
+      for (FileChunk& chunk : piece.chunks) pool.Give(std::move(chunk.buffer));
     }
   }
 }

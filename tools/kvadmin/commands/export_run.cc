@@ -39,11 +39,12 @@ std::vector<Target> Targets(const ExportSession& session) {
   return targets;
 }
 
-RangeReaders::Options ReadOptions(const ExportSession& session) {
+RangeReaders::Options ReadOptions(ExportSession& session) {
   const ExportOptions& options = session.options;
   RangeReaders::Options read;
   read.encoding = options.range.encoding;
   read.style = session.style;
+  read.pool = &session.pool;
   read.verify = options.verify();
   read.page_rows = static_cast<int32_t>(options.page_rows);
   read.retry_ms = int64_t{options.retry_s} * 1000;
@@ -337,7 +338,10 @@ Status FileExport::WriteRows(const RangeAggregates& expected) {
     if (piece) {
       const uint64_t offset = file_.bytes();
       has_gap_ = true;
-      RETURN_IF_ERROR(file_.Write(piece->encoded.bytes));
+      for (FileChunk& chunk : piece->encoded.chunks) {
+        RETURN_IF_ERROR(file_.Write(chunk.view()));
+        session_->pool.Give(std::move(chunk.buffer));
+      }
       RETURN_IF_ERROR(ends_.Wrote(piece->encoded, offset));
       has_gap_ = false;
       sums_.Add(piece->sums);

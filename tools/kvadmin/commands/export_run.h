@@ -15,6 +15,7 @@
 #include "tools/kvadmin/commands/commands.h"
 #include "tools/kvadmin/export_file.h"
 #include "tools/kvadmin/export_format.h"
+#include "tools/kvadmin/file_chunk.h"
 #include "tools/kvadmin/impact_guard.h"
 #include "tools/kvadmin/patience.h"
 #include "tools/kvadmin/progress.h"
@@ -85,6 +86,7 @@ class ExportSession {
   RangeAggregates done;        // in the files that are complete
   RangeAggregates resumed;     // what earlier runs have written
   std::unique_ptr<ImpactGuard> guard;
+  ChunkPool pool;  // of what is written
 
  private:
   Status StartGuard();
