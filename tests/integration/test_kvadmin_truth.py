@@ -305,7 +305,7 @@ class InterruptTest(WithNode):
     def test_export(self):
         target = self.root / "ex.jsonl"
         whole = self.kv("export", "-q", "--prefix", "row/").raw
-        process = start("export", "-o", target, "--prefix", "row/", "--page-rows", "2", "--parallel", "1", server=self.server)
+        process = start("export", "-o", target, "--prefix", "row/", "--page-rows", "1", "--parallel", "1", server=self.server)
         partial = self.root / "ex.jsonl.partial"
         wait_until(lambda: partial.exists() and partial.stat().st_size > 0, "its first rows")
         self.kv("put", "row/zzz", "written meanwhile")
@@ -333,7 +333,7 @@ class InterruptTest(WithNode):
         self.assertEqual(self.snapshots(), 0)
 
     def killed_export(self, target, until, *options):
-        command = ["export", "-o", target, "--prefix", "row/", "--page-rows", "2", "--parallel", "1", *options]
+        command = ["export", "-o", target, "--prefix", "row/", "--page-rows", "1", "--parallel", "1", *options]
         with start(*command, server=self.server, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             wait_until(lambda: until() or process.poll() is not None, "the export to come so far")
             process.kill()
