@@ -320,7 +320,7 @@ Status Client::Retry(Repeat repeat, const std::function<void(Wire&, const api::C
   }
 }
 
-Status Client::Scan(const api::ScanRequest& request, ScanPage* page) {
+Status Client::Scan(const api::ScanRequest& request, ReceivedPage* page) {
   page->rows.clear();
   const uint32_t most_rows =
       request.limit_rows > 0 ? static_cast<uint32_t>(request.limit_rows) : std::numeric_limits<uint32_t>::max();

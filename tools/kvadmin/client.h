@@ -25,7 +25,7 @@
 #include "gen-cpp/Kv.h"
 #include "src/base/address.h"
 #include "src/base/result.h"
-#include "tools/kvadmin/scan_page.h"
+#include "tools/kvadmin/received_page.h"
 
 namespace pando::admin {
 
@@ -98,7 +98,7 @@ class Client {
   }
 
   // KvIf::scan, without copies of the rows. `page` has no rows of before, whatever comes of it.
-  Status Scan(const api::ScanRequest& request, ScanPage* page);
+  Status Scan(const api::ScanRequest& request, ReceivedPage* page);
   // Sends the request of the next call, so that its reply comes while the caller works. REQUIRES: that call is Scan,
   // with the same request. What fails here, Scan does again.
   void ScanAhead(const api::ScanRequest& request);

@@ -181,7 +181,7 @@ Status RangeReaders::ReadPart(Connections* connections, RowEncoder* encoder, con
   Piece piece;
   uint64_t hash_before = 0;
   std::string last_key;
-  ScanPage page;
+  ReceivedPage page;
   Clock::time_point begun = Clock::now();
   while (!stopped_) {
     RETURN_IF_ERROR(Patiently([&]() -> Status { return connections->scans.Scan(request, &page); }));

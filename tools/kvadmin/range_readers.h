@@ -33,7 +33,7 @@
 #include "tools/kvadmin/export_format.h"
 #include "tools/kvadmin/file_chunk.h"
 #include "tools/kvadmin/range.h"
-#include "tools/kvadmin/scan_page.h"
+#include "tools/kvadmin/received_page.h"
 
 namespace pando::admin {
 

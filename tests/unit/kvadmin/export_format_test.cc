@@ -9,7 +9,7 @@
 
 #include "tools/kvadmin/bytes.h"
 #include "tools/kvadmin/crc32.h"
-#include "tools/kvadmin/scan_page.h"
+#include "tools/kvadmin/received_page.h"
 
 namespace pando::admin {
 namespace {

@@ -13,7 +13,7 @@
 #include "src/base/limits.h"
 #include "src/btree/tree_node.h"
 #include "src/model/key_space.h"
-#include "tools/kvadmin/scan_page.h"
+#include "tools/kvadmin/received_page.h"
 
 namespace pando::admin {
 namespace {

@@ -1,5 +1,5 @@
-// ScanPage: the reply to a scan as it came. Its rows are views into the received frame (RowWalk), so none of them is
-// copied or allocated. The rest of the reply is decoded by generated code.
+// ReceivedPage: the reply to a scan as it came. Its rows are views into the received frame (RowWalk), so none of them
+// is copied or allocated. The rest of the reply is decoded by generated code.
 //
 // Nothing is taken on trust: every row lies in the frame, and there are no more rows than were asked for.
 //
@@ -16,7 +16,7 @@
 
 namespace pando::admin {
 
-struct ScanPage {
+struct ReceivedPage {
   ByteBuffer frame;           // without its length; it has what `rows` point to
   std::vector<RowView> rows;  // `encoded` and all that is not asked for stays unused
   std::string cursor;         // empty: the range is exhausted
@@ -24,7 +24,7 @@ struct ScanPage {
 
 // Reads what page->frame has. Throws what KvClient::recv_scan throws: api::KvError and TApplicationException, if it
 // says so, and TProtocolException if it cannot be read. Then the page has no rows.
-void ReadScanReply(uint32_t most_rows, ScanPage* page);
+void ReadScanReply(uint32_t most_rows, ReceivedPage* page);
 
 RowView ViewOf(const api::Row& row);  // which must outlive the view
 std::vector<RowView> ViewsOf(const std::vector<api::Row>& rows);

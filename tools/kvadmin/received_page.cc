@@ -1,4 +1,4 @@
-#include "tools/kvadmin/scan_page.h"
+#include "tools/kvadmin/received_page.h"
 
 #include <thrift/TApplicationException.h>
 #include <thrift/protocol/TProtocolException.h>
@@ -41,7 +41,7 @@ std::string_view BodyOf(std::string_view frame, ThriftCodec* codec) {
 
 }  // namespace
 
-void ReadScanReply(uint32_t most_rows, ScanPage* page) {
+void ReadScanReply(uint32_t most_rows, ReceivedPage* page) {
   page->rows.clear();
   page->cursor.clear();
   ThriftCodec codec;

@@ -1,5 +1,5 @@
 // What kvadmin reads of a reply to a scan, and that it refuses one that is malformed.
-#include "tools/kvadmin/scan_page.h"
+#include "tools/kvadmin/received_page.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -20,9 +20,9 @@ using apache::thrift::protocol::TProtocolException;
 
 constexpr uint32_t kMostRows = 100;
 
-class ScanPageTest : public testing::Test {
+class ReceivedPageTest : public testing::Test {
  protected:
-  ScanPageTest() {
+  ReceivedPageTest() {
     result_.__isset.success = true;
     for (int i = 0; i < 3; ++i) {
       api::Row& row = result_.success.rows.emplace_back();
@@ -80,7 +80,7 @@ class ScanPageTest : public testing::Test {
 
   // Reads a copy in memory of its own, so that a sanitizer sees what is read beyond its end.
   void Read(std::string_view message, uint32_t most_rows = kMostRows) {
-    page_ = ScanPage();
+    page_ = ReceivedPage();
     page_.frame.Reserve(message.size());
     page_.frame.Append(message);
     page_.rows.resize(2);
@@ -93,10 +93,10 @@ class ScanPageTest : public testing::Test {
   }
 
   api::Kv_scan_result result_;
-  ScanPage page_;
+  ReceivedPage page_;
 };
 
-TEST_F(ScanPageTest, RowsAreThoseOfGeneratedCode) {
+TEST_F(ReceivedPageTest, RowsAreThoseOfGeneratedCode) {
   for (const WireProtocol protocol : {WireProtocol::kBinary, WireProtocol::kOldBinary}) {
     Read(Message(protocol));
     ASSERT_EQ(page_.rows.size(), 3u);
@@ -122,7 +122,7 @@ TEST_F(ScanPageTest, RowsAreThoseOfGeneratedCode) {
   EXPECT_EQ(page_.rows[0].key, "a");
 }
 
-TEST_F(ScanPageTest, ExceptionsOfTheServer) {
+TEST_F(ReceivedPageTest, ExceptionsOfTheServer) {
   Clear();
   result_.__isset.error = true;
   result_.error.message = "too much";
@@ -146,12 +146,12 @@ TEST_F(ScanPageTest, ExceptionsOfTheServer) {
   Refuses(Message(), "neither a result nor an error");
 }
 
-TEST_F(ScanPageTest, AReplyThatIsCutIsRefused) {
+TEST_F(ReceivedPageTest, AReplyThatIsCutIsRefused) {
   const std::string whole = Message();
   for (size_t bytes = 0; bytes < whole.size(); ++bytes) Refuses(whole.substr(0, bytes), "cut");
 }
 
-TEST_F(ScanPageTest, OtherMessagesAreRefused) {
+TEST_F(ReceivedPageTest, OtherMessagesAreRefused) {
   Refuses(Message(WireProtocol::kCompact), "another protocol");
   Refuses(Message(WireProtocol::kBinary, apache::thrift::protocol::T_CALL), "a call");
   Refuses(Message(WireProtocol::kBinary, T_REPLY, "scam"), "of another method");
@@ -159,7 +159,7 @@ TEST_F(ScanPageTest, OtherMessagesAreRefused) {
   Refuses("HTTP/1.1 400 Bad Request\r\n\r\n", "another language");
 }
 
-TEST_F(ScanPageTest, LengthsBeyondTheEndAreRefused) {
+TEST_F(ReceivedPageTest, LengthsBeyondTheEndAreRefused) {
   const std::string row = RowOf(Field(11, 1, Text("a")) + Field(11, 2, Text("b")));
   Read(Reply(Rows({row, row}, 2)));
   EXPECT_EQ(page_.rows.size(), 2u);
@@ -175,7 +175,7 @@ TEST_F(ScanPageTest, LengthsBeyondTheEndAreRefused) {
   Refuses(Reply(Rows({row, row}, 2)), "more than were asked for", 1);
 }
 
-TEST_F(ScanPageTest, OtherTypesAreNoFieldsOrRefused) {
+TEST_F(ReceivedPageTest, OtherTypesAreNoFieldsOrRefused) {
   Refuses(Reply(Field(15, 1, "\x0b" + Int(1) + Text("a"))), "a list of strings");
   Refuses(Reply(Rows({RowOf(Field(99, 1, Text("a")))}, 1)), "a type that is not known");
   std::string deep;
@@ -190,7 +190,7 @@ TEST_F(ScanPageTest, OtherTypesAreNoFieldsOrRefused) {
   EXPECT_TRUE(page_.rows.empty());
 }
 
-TEST_F(ScanPageTest, FieldsThatComeTwiceAreRefused) {
+TEST_F(ReceivedPageTest, FieldsThatComeTwiceAreRefused) {
   const std::string row = RowOf(Field(11, 1, Text("a")) + Field(11, 2, Text("b")));
   Refuses(Reply(Rows({RowOf(Field(11, 1, Text("a")) + Field(11, 1, Text("b")))}, 1)), "keys");
   Refuses(Reply(Rows({RowOf(Field(11, 2, Text("a")) + Field(11, 1, Text("b")))}, 1)), "fields that do not ascend");
@@ -201,7 +201,7 @@ TEST_F(ScanPageTest, FieldsThatComeTwiceAreRefused) {
 }
 
 // Whatever comes, nothing is read beyond the frame, and a row lies in it.
-TEST_F(ScanPageTest, RandomDamage) {
+TEST_F(ReceivedPageTest, RandomDamage) {
   const unsigned seed = std::random_device()();
   SCOPED_TRACE(fmt::format("seed {}", seed));
   std::mt19937 random(seed);
