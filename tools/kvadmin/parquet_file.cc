@@ -1,5 +1,6 @@
 #include "tools/kvadmin/parquet_file.h"
 
+#include <libdeflate.h>
 #include <lz4.h>
 #include <thrift/protocol/TCompactProtocol.h>
 #include <thrift/transport/TBufferTransports.h>
@@ -13,7 +14,6 @@
 
 #include "gen-cpp/parquet_types.h"
 #include "src/base/codec.h"
-#include "tools/kvadmin/crc32.h"
 
 namespace pando::admin {
 
@@ -251,7 +251,7 @@ class ParquetRowGroup::Column {
     }
     const std::string_view body = values_.view().substr(kMostHeadBytes);
     header.compressed_page_size = static_cast<int32_t>(body.size());
-    header.__set_crc(static_cast<int32_t>(Crc32(body)));
+    header.__set_crc(static_cast<int32_t>(libdeflate_crc32(0, body.data(), body.size())));
     pq::DataPageHeader data;
     data.num_values = page_values_;
     data.encoding = pq::Encoding::PLAIN;

@@ -3,12 +3,8 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <zlib.h>
-
-#include <random>
 
 #include "tools/kvadmin/bytes.h"
-#include "tools/kvadmin/crc32.h"
 #include "tools/kvadmin/received_page.h"
 
 namespace pando::admin {
@@ -96,19 +92,6 @@ TEST(ExportFormatTest, AParquetFileGoesOnWithWhatWasSaved) {
     EXPECT_EQ(whole.Footer(), second.Footer());
     EXPECT_TRUE(whole.Footer().ends_with("PAR1"));
     EXPECT_EQ(second.Restore("\x15nonsense").code(), Code::kInvalidArgument);
-  }
-}
-
-TEST(ExportFormatTest, TheChecksumOfPagesIsThatOfZlib) {
-  std::mt19937 random(1);
-  std::string bytes(3000, '\0');
-  for (char& c : bytes) c = static_cast<char>(random());
-  for (size_t begin = 0; begin < 3; ++begin) {
-    for (size_t size = 0; size < bytes.size() - begin; size += size < 700 ? 1 : 97) {
-      const std::string_view part = std::string_view(bytes).substr(begin, size);
-      const uLong crc = ::crc32(0, reinterpret_cast<const Bytef*>(part.data()), static_cast<uInt>(part.size()));
-      ASSERT_EQ(Crc32(part), crc) << size;
-    }
   }
 }
 
