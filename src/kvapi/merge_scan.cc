@@ -69,7 +69,7 @@ class Merger {
       std::pop_heap(heap_.begin(), heap_.end(), later);
       Source* s = heap_.back();
       if (!s->HasRow()) {  // all rows up to here are in the page
-        if (examined_ >= spec_.max_examined) {
+        if (examined_ >= spec_.max_examined || !MayFetchMore()) {
           out_.examined_to = s->page.examined_to;
           break;
         }
@@ -93,7 +93,7 @@ class Merger {
         out_.rows.push_back(s->page.rows[s->next++]);
         if (s->Dry() && !s->page.exhausted) {
           // No row after this one may be returned until the next row of this source is known.
-          if (out_.rows.size() == spec_.max_rows || bytes >= spec_.max_bytes) break;
+          if (out_.rows.size() == spec_.max_rows || bytes >= spec_.max_bytes || !MayFetchMore()) break;
           s->ask_rows *= 2;
           s->ask_bytes *= 2;
           co_await GoOnAfter(s, std::string(out_.rows.back().key));
@@ -137,6 +137,11 @@ class Merger {
     }
   }
 
+  // Whether there is memory for another page of a source: for its rows, and for their arena, because CostOfScan counts
+  // one for each source. Without it, the page ends here.
+  bool MayFetchMore() { return held_bytes_ < spec_.held_bytes && TakeArena(); }
+  bool TakeArena() { return spec_.memory == nullptr || spec_.memory->TryGrow(Arena::kLeastBlockBytes); }
+
   // Fetches more rows of the source after this key, but no more than the page can still take.
   Task<void> GoOnAfter(Source* s, std::string key) {
     if (spec_.range.reverse) {
@@ -156,6 +161,7 @@ class Merger {
   // memory for it. The first row of the page may exceed held_bytes, because every page must have a
   // row.
   bool MakeRoom(Source* s, size_t row_bytes, bool first) {
+    if (!TakeArena()) return false;
     size_t left = spec_.held_bytes - std::min(spec_.held_bytes, held_bytes_);
     if (left < row_bytes) {
       if (!first) return false;

@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "gen-cpp/pando_types.h"
+#include "src/kvapi/merge_scan.h"
 #include "src/model/scan_page.h"
 #include "src/rpc/rpc_dispatch.h"
 #include "src/rpc/thrift_codec.h"
@@ -29,11 +30,10 @@ class RowsReply {
 
   // About how many bytes the rows take, and what is around them.
   size_t likely_bytes() const {
-    constexpr size_t kAroundBytes = 4096;  // unless there is a long token
-    constexpr size_t kFieldsBytes = 64;    // of a row: the heads of all fields, and the numbers
-    size_t bytes = kAroundBytes + encoded_.size();
+    constexpr size_t kAroundBytes = 4096;
+    size_t bytes = kAroundBytes + result_.success.context.session.size() + encoded_.size();
     if (page_ == nullptr) return bytes;
-    for (const ScanRow& row : page_->rows) bytes += row.bytes() + kFieldsBytes;
+    for (const ScanRow& row : page_->rows) bytes += row.bytes() + kFrameRowBytes;
     return bytes;
   }
 

@@ -128,7 +128,9 @@ Task<std::optional<DeletedRange>> KvService::DeletedOf(C* call, const api::Delet
   if (Refuse(call, CheckUnnamed(context))) co_return std::nullopt;
   if (Refuse(call, SetLimit("limit_rows", request->limit_rows, kMaxBatchOps, &limit))) co_return std::nullopt;
   if (Refuse(call, CheckMaxVersion(request->max_version))) co_return std::nullopt;
-  if (Refuse(call, Reserve(call, kDeleteReserveBytes + CoveredBytes(asked)))) co_return std::nullopt;
+  if (Refuse(call,
+             Reserve(call, kDeleteReserveBytes + asked.ids.size() * Arena::kLeastBlockBytes + CoveredBytes(asked))))
+    co_return std::nullopt;
   SessionCall session(backend_, &reactor);
   if (Refuse(call, session.Begin(context))) co_return std::nullopt;
   std::vector<Partition*> partitions;

@@ -166,8 +166,9 @@ Task<Result<ScanPage>> NodePart::Scan(ScanSpec spec) {
     row.removed = from.removed;
     row.value_bytes = static_cast<uint32_t>(from.value_bytes);
   }
-  // The rows stay where they are, unless there is more than their fields: that is not counted, so it is not kept.
-  if (reply.rows_bytes <= bytes + page.rows.size() * kFrameRowBytes) {
+  // The rows stay where they are, unless the frame has more than what is reserved for rows: that is not kept.
+  if (page.rows.empty()) co_return page;
+  if (reply.frame.capacity() <= Arena::MostAllocated(bytes) + page.rows.size() * kFrameRowBytes) {
     page.bytes.Adopt(std::move(reply.frame));
   } else {
     for (ScanRow& row : page.rows) {

@@ -68,6 +68,7 @@ Task<Status> ReadPage(const RangeParts* parts, const MergeScanSpec* spec, bool m
                       ReadRows* rows) {
   more->ReleaseAll();  // of a try that has failed
   rows->encoded.reset();
+  rows->merged = ScanPage();
   if (may_pass && parts->nodes.size() == 1) co_return co_await ReadEncoded(parts, spec, more, rows);
   MergeScanSpec of_try = *spec;
   of_try.memory = more;
