@@ -4,7 +4,7 @@
 import shutil
 import subprocess
 
-from node_process import NodeProcess, ROOT, temporary_directory
+from node_process import CONTEXT, NodeProcess, ROOT, temporary_directory, ttypes
 
 
 def main():
@@ -15,12 +15,15 @@ def main():
     print(done.stdout, done.stderr)
     assert done.returncode == 0
     for line in ("get: True b'red'", "first update applied: True - second: False because it is now b'yellow'",
-                 "counter: 1", "scan: b'fruit/apple' b'yellow'\nscan: b'fruit/pear' b'green'", "it existed: True",
+                 "counter: 1", "scan: b'example/fruit/apple' b'yellow'\nscan: b'example/fruit/pear' b'green'",
+                 "it existed: True",
                  "transfer applied: [True, True] - sent again: [False, False]",
                  "parcel sent: False because the order is b'paid'", "touched: True - removed; its value was b'...'",
-                 "watch: b'fruit/pear' removed - continue at", "an error has a code and a message: True",
-                 "certainly not applied: True - worth a retry: False"):
+                 "watch: b'example/fruit/pear' removed - continue at", "removed: 6 records",
+                 "an error has a code and a message: True", "certainly not applied: True - worth a retry: False"):
         assert line in done.stdout, f"missing: {line}"
+    with node.connect() as kv:
+        assert not kv.scan(CONTEXT, ttypes.ScanRequest()).rows, "it has left records"
     node.stop()
     shutil.rmtree(directory)
 

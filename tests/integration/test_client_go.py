@@ -33,10 +33,11 @@ def check_programs(directory):
     node = NodeProcess(directory / "data").start()
     address = f"{node.host}:{node.port}"
     printed = run("go", "run", "./cmd/sample", address)
-    for line in ("get: red, expires in 1h0m0s", "a key without a record: found = false", "changed to yellow",
-                 "not changed to blue: it is yellow now", "counter: 1", "moved 30: true true\nmoved 30: false false",
-                 "scan: go-sample/apple = yellow", "count: in the snapshot 4 - now 5",
-                 "watch: go-sample/later removed = true", "error: BAD_REQUEST - applied: NO", "removed: 4 records"):
+    for line in ("connected to Pando ", "get: red, expires in 1h0m0s", "a key without a record: found = false",
+                 "changed to yellow", "not changed to blue: it is yellow now", "counter: 1",
+                 "moved 30: true true\nmoved 30: false false", "scan: go-sample/apple = yellow",
+                 "count: in the snapshot 4 - now 5", "watch: go-sample/later removed = true",
+                 "error: BAD_REQUEST - applied: NO", "removed: 4 records"):
         assert line in printed, f"missing: {line}"
     project = directory / "project"
     project.mkdir()

@@ -29,11 +29,11 @@ def check_programs(directory):
     address = f"{node.host}:{node.port}"
     libraries = f"target/test-classes:target/classes:{(CLIENT / 'target/conformance.classpath').read_text()}"
     printed = run("java", "-cp", libraries, "dev.pando.sample.Sample", address)
-    for line in ("get: red, it expires: true", "a key without a record: false", "applied: false, because it is yellow",
-                 "counter: 5", "moved: true, moved again: false", "scan: java-sample/apple = yellow",
-                 "count: in the snapshot 4, now 5", "watch: Change[java-sample/pear, version=",
-                 "error: BAD_REQUEST, applied: NO.", "session: 1", "removed: 5 records",
-                 "asynchronous: wrote 100 records and removed 100"):
+    for line in ("connected to Pando ", "get: red, it expires: true", "a key without a record: false",
+                 "applied: false, because it is yellow", "counter: 5", "moved: true, moved again: false",
+                 "scan: java-sample/apple = yellow", "count: in the snapshot 4, now 5",
+                 "watch: Change[java-sample/pear, version=", "error: BAD_REQUEST, applied: NO.", "session: 1",
+                 "removed: 5 records", "asynchronous: wrote 100 records and removed 100"):
         assert line in printed, f"missing: {line}"
     program = re.search(r"```java\n(.*?)```", (CLIENT / "README.md").read_text(), re.S).group(1)
     program = program.replace('"127.0.0.1:7450", "127.0.0.1:7460"', f'"{address}"')

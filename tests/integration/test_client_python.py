@@ -43,24 +43,24 @@ def load_packages(node):
 
 def run_samples(node, directory):
     samples = CLIENT / "samples"
-    address = ("--addresses", node.address)
     games, libs = PACKAGES // 3, PACKAGES - PACKAGES // 3
-    call(PYTHON, samples / "report.py", *address,
+    call(PYTHON, samples / "report.py", node.address,
          expected=(f"{PACKAGES:,} records in", "as many as the cluster counts", f"games{games:>20,}", f"libs{libs:>21,}"))
-    call(PYTHON, samples / "parallel_splits.py", *address, "--workers", "2", "--parts", "5",
+    call(PYTHON, samples / "parallel_splits.py", node.address, "--workers", "2", "--parts", "5",
          expected=(f"{libs:>7,} packages depend on libc6", f"{libs:>7,} packages depend on zlib2",
                    f"{PACKAGES:,} rows in 5 parts"))
     table = ("--table", directory / "table.sqlite")
-    follow = (PYTHON, samples / "follow_changes.py", *address, *table, "--seconds", "0.5")
+    follow = (PYTHON, samples / "follow_changes.py", node.address, *table, "--seconds", "0.5")
     call(*follow, expected=(f"{PACKAGES:,} packages in 2 sections (libs {libs:,}, games {games:,}): from a snapshot",))
     with node.connect() as kv:
         kv.remove(CONTEXT, ttypes.RemoveRequest(b"p0000"))
     call(*follow, expected=("goes on where it was", f"{PACKAGES - 1:,} packages in 2 sections", "1 changes, the last one of p0000"))
     call(*follow, "--every", "0.2", expected=("0 changed records since the last snapshot",))
     call(PYTHON, samples / "sample.py", node.address,
-         expected=("first update applied: True - second: False because it is yellow", "visits: 1", "batch applied: True",
-                   "in the snapshot: 5 records", "since then: {sample}/pear removed", "my own write: 1",
-                   "error: BAD_REQUEST - applied: NO", "100 increments at once: True"))
+         expected=("connected to Pando ", "first update applied: True - second: False because it is yellow",
+                   "visits: 1", "batch applied: True", "in the snapshot: 5 records",
+                   "since then: python-sample/pear removed", "my own write: 1", "error: BAD_REQUEST - applied: NO",
+                   "100 increments at once: True", "removed: 6 records"))
 
 
 def test_tables():

@@ -1,4 +1,4 @@
-// A tour of the client: pando_sample [HOST:PORT,...], by default the routers of ./dev up.
+// A tour of the client: pando_sample [HOST:PORT,HOST:PORT], by default at the routers of ./dev up.
 // It writes, and in the end removes, keys that begin with "cpp-sample/".
 #include <pando/client.h>
 
@@ -57,7 +57,7 @@ int main(int argc, char** argv) {
   try {
     pc::Client client(addresses, {.timeout = 5s, .client_name = "sample"});
     const pc::ServerInfo server = client.server_info();
-    std::cout << std::boolalpha << "connected to " << server.server_version << "\n";
+    std::cout << std::boolalpha << "connected to Pando " << server.server_version << "\n";
     records(client);
     ranges(client);
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Keeps a derived table up to date: packages by section, in an SQLite file, as the records in Pando change.
 
-    follow_changes.py [--addresses HOST:PORT,...] [--table FILE] [--prefix P] [--seconds S]
+    follow_changes.py [HOST:PORT,HOST:PORT] [--table FILE] [--prefix P] [--seconds S]
     follow_changes.py --every S ...         # compare snapshots every S seconds, and do not watch
 
 It begins with a scan of a snapshot, and then watches from the snapshot's version, so nothing falls between the two. The
@@ -116,7 +116,7 @@ def follow_snapshots(client, table, options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--addresses", default=ROUTERS)
+    parser.add_argument("addresses", metavar="HOST:PORT,HOST:PORT", nargs="?", default=ROUTERS)
     parser.add_argument("--table", default=":memory:", help="the SQLite file (default: in memory)")
     parser.add_argument("--prefix", default="")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Reads a snapshot with several processes, a part of the key range each: which packages do most others depend on?
 
-    parallel_splits.py [--addresses HOST:PORT,...] [--workers N] [--parts N]
+    parallel_splits.py [HOST:PORT,HOST:PORT] [--workers N] [--parts N]
 
 The parent opens the snapshot and keeps it alive. A worker needs only the snapshot's token and the bounds of a part, so it
 could run on another machine. Each checks that it has read as many rows as the part has.
@@ -38,7 +38,7 @@ def count_dependencies(task):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--addresses", default=ROUTERS)
+    parser.add_argument("addresses", metavar="HOST:PORT,HOST:PORT", nargs="?", default=ROUTERS)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--parts", type=int, default=16)
     options = parser.parse_args()

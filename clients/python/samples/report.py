@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Turns the package index that ./dev up has loaded into a report: packages and sizes by section, from one snapshot.
 
-    report.py [--addresses HOST:PORT,...] [--top N] [--plot FILE.png|.svg|.pdf] [--parquet FILE] [--duckdb FILE]
+    report.py [HOST:PORT,HOST:PORT] [--top N] [--plot FILE.png|.svg|.pdf] [--parquet FILE] [--duckdb FILE]
 
 --plot needs pip install 'pando-client[plot]'; --parquet and --duckdb need pyarrow and duckdb. Every row of the snapshot is
 read; the report says whether their number is that which the cluster counts.
@@ -105,7 +105,7 @@ def write_files(snapshot, options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--addresses", default=ROUTERS)
+    parser.add_argument("addresses", metavar="HOST:PORT,HOST:PORT", nargs="?", default=ROUTERS)
     parser.add_argument("--top", type=int, default=12)
     parser.add_argument("--plot")
     parser.add_argument("--parquet")

@@ -1,8 +1,8 @@
 // Command sample is a tour of the Go client.
 //
-//	go run ./cmd/sample [host:port]...
+//	go run ./cmd/sample [HOST:PORT,HOST:PORT]
 //
-// The addresses are those of routers or of a node; without any, it is the first router of ./dev up. It writes, and in the
+// The addresses are those of routers or of a node; without any, they are the routers of ./dev up. It writes, and in the
 // end removes, keys that begin with "go-sample/".
 package main
 
@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log"
 	"os"
+	"strings"
 	"time"
 
 	"pando.dev/go/pando"
@@ -19,11 +20,11 @@ import (
 
 func main() {
 	log.SetFlags(0)
-	addresses := os.Args[1:]
-	if len(addresses) == 0 {
-		addresses = []string{"127.0.0.1:7450"}
+	addresses := "127.0.0.1:7450,127.0.0.1:7460"
+	if len(os.Args) > 1 {
+		addresses = os.Args[1]
 	}
-	if err := tour(addresses); err != nil {
+	if err := tour(strings.Split(addresses, ",")); err != nil {
 		log.Fatal(err)
 	}
 }
@@ -49,7 +50,7 @@ func tour(addresses []string) error {
 func server(ctx context.Context, client *pando.Client) error {
 	info, err := client.ServerInfo(ctx)
 	if err == nil {
-		fmt.Println("connected to", info.Version)
+		fmt.Println("connected to Pando", info.Version)
 	}
 	return err
 }

@@ -21,8 +21,8 @@ import java.util.concurrent.CompletableFuture;
 import java.util.stream.IntStream;
 
 /**
- * A tour of the client. Arguments: addresses of routers or of a node; without any, the first router of {@code ./dev up}.
- * It writes and removes records whose keys begin with "java-sample/".
+ * A tour of the client. Argument: HOST:PORT,HOST:PORT, the addresses of routers or of a node; without it, those of the
+ * routers of {@code ./dev up}. It writes, and in the end removes, records whose keys begin with "java-sample/".
  */
 public final class Sample {
   private static final KeyRange ALL = KeyRange.prefix("java-sample/");
@@ -30,8 +30,9 @@ public final class Sample {
   private Sample() {}
 
   public static void main(String[] arguments) {
-    String[] addresses = arguments.length > 0 ? arguments : new String[] {"127.0.0.1:7450"};
+    String[] addresses = (arguments.length > 0 ? arguments[0] : "127.0.0.1:7450,127.0.0.1:7460").split(",");
     try (PandoClient client = PandoClient.connect(addresses)) {
+      System.out.println("connected to Pando " + client.serverInfo().serverVersion());
       records(client);
       batches(client);
       ranges(client);
