@@ -619,13 +619,15 @@ def tell_masters(state, took_s):
 
 def tell_how_to_go_on(state):
     admin, servers = shown(BIN_DIR / "kvadmin"), ",".join(state.entrances())
+    others = ", ".join(f"node {node['id']}: {node['pid']}" for node in state.nodes[1:])
     tell(f"""
 The cluster is up: three nodes, {PARTITIONS} partitions, {REPLICAS} replicas of each, and two routers, at
-{" and ".join(state.entrances())}. Data and logs are in {shown(RUN_DIR)}; {shown(STATE)} says what runs.
+{" and ".join(state.entrances())}. Data and logs are in {shown(RUN_DIR)}; {shown(STATE)} says what runs, and has
+the pids.
 
   {admin} --server {servers} get bash
   {admin} cluster show --topology {state.topology}
-  kill -9 {state.nodes[0]['pid']}    # any node's pid; the cluster goes on, and {DEV} up starts the node again
+  kill -9 {state.nodes[0]['pid']}    # node 1 ({others}); the cluster goes on, and {DEV} up starts the node again
   {DEV} down            # stops all; the data stays""")
 
 
