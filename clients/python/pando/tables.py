@@ -1,4 +1,4 @@
-"""Scans as Arrow batches, pandas data frames, DuckDB tables and Parquet files. Needs pip install 'pando-client[arrow]'.
+"""Scans as Arrow batches, pandas data frames, DuckDB tables and Parquet files. Needs pyarrow (pip install pyarrow).
 
     with client.snapshot() as snapshot:
         for batch in tables.arrow_batches(snapshot.scan(prefix=b"orders/")):
@@ -29,7 +29,7 @@ def _pyarrow() -> Any:
     try:
         import pyarrow  # pylint: disable=import-outside-toplevel
     except ImportError as error:
-        raise ImportError("this needs pyarrow: pip install 'pando-client[arrow]'") from error
+        raise ImportError("this needs pyarrow: pip install pyarrow") from error
     return pyarrow
 
 
@@ -68,7 +68,7 @@ def to_arrow(scan: Scan, *, parse: Optional[Parse] = None, schema: Optional["pya
 
 
 def to_pandas(scan: Scan, *, parse: Optional[Parse] = None) -> "pandas.DataFrame":
-    """All rows of the scan as a data frame. Needs pip install 'pando-client[pandas]'."""
+    """All rows of the scan as a data frame. Needs pyarrow and pandas."""
     return to_arrow(scan, parse=parse).to_pandas()
 
 
@@ -101,7 +101,7 @@ def write_parquet(scan: Scan, path: Union[str, "os.PathLike[str]"], *, parse: Op
 
 def to_duckdb(scan: Scan, connection: Any, table: str, *, parse: Optional[Parse] = None,
               schema: Optional["pyarrow.Schema"] = None) -> int:
-    """Makes a DuckDB table of the rows, batch by batch, and returns how many. Needs pip install 'pando-client[duckdb]'.
+    """Makes a DuckDB table of the rows, batch by batch, and returns how many. Needs pyarrow and duckdb.
 
     `connection`: from duckdb.connect(). The table must not exist; if the scan fails, it does not.
     """

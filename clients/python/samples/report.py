@@ -3,8 +3,8 @@
 
     report.py [HOST:PORT,HOST:PORT] [--top N] [--plot FILE.png|.svg|.pdf] [--parquet FILE] [--duckdb FILE]
 
---plot needs pip install 'pando-client[plot]'; --parquet and --duckdb need pyarrow and duckdb. Every row of the snapshot is
-read; the report says whether their number is that which the cluster counts.
+--plot needs matplotlib, --parquet pyarrow, and --duckdb both pyarrow and duckdb (pip install ...). Every row of the
+snapshot is read; the report says whether their number is that which the cluster counts.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def plot(groups, top, path):
         matplotlib.use("Agg")
         from matplotlib import pyplot
     except ImportError:
-        sys.exit("--plot needs matplotlib: pip install 'pando-client[plot]'")
+        sys.exit("--plot needs matplotlib: pip install matplotlib")
     shown = groups[:top][::-1]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 0.32 * len(shown) + 1.5), sharey=True)
     names = [name for name, _ in shown]
