@@ -27,7 +27,7 @@ bool IsLane(std::string_view stored) { return stored.starts_with(kLaneKeys.prefi
 // The lane for a half. One of several results would answer for operations of the other half.
 Result<std::string> LaneForHalf(std::string_view value) {
   ASSIGN_OR_RETURN(const Lane lane, DecodeLane(value));
-  if (lane.results.size() <= 1) return std::string(value);
+  if (lane.results.size() == 1) return std::string(value);
   return LaneEncoder(lane.sequence, lane.version, std::nullopt).Finish(value.size());
 }
 
