@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <new>
 #include <utility>
 
 #include "gen-cpp/pando_constants.h"
@@ -263,6 +264,10 @@ Client::Failure Client::Attempt(const std::function<void(Wire&, const api::Conte
     }
   } catch (const apache::thrift::TApplicationException& e) {
     failure.status = NoSuchMethod(at_, e.what());
+  } catch (const std::bad_alloc&) {
+    failure.broken = true;
+    failure.no_answer = true;
+    failure.status = Error(Code::kIoError, "out of memory for the answer of {}; ask for less at a time", at_);
   } catch (const std::exception& e) {
     failure.broken = true;
     failure.no_answer = true;

@@ -219,6 +219,12 @@ Status ExportFile::LoadState(Position* position) {
     return Status();
   }
   std::error_code error;
+  if (created_ && fs::exists(path_, error) && !fs::exists(path_ + ".manifest", error)) {
+    // It was killed when FILE had its name, before the manifest was written. What FILE has is not known any more.
+    Discard(position->snapshot);
+    *position = Position{};
+    return Status();
+  }
   const uint64_t there = fs::file_size(partial_, error);
   if (error || there < position->bytes) {
     return Error(Code::kCorruption, "{}: the file {}, and had {} bytes, as {} says. Start over, without --resume",

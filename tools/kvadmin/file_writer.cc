@@ -24,7 +24,7 @@ Status FileWriter::Open(int fd, std::string path, uint64_t offset) {
   fd_ = fd;
   path_ = std::move(path);
   block_.reset(static_cast<char*>(std::aligned_alloc(kAlignment, kBlockBytes)));
-  CHECK(block_) << "out of memory";
+  if (!block_) return Error(Code::kIoError, "write {}: out of memory", path_);
   SetDirect(false);  // for what is read
   used_ = offset % kAlignment;
   offset_ = offset - used_;

@@ -1,6 +1,7 @@
 #include "tools/kvadmin/impact_guard.h"
 
 #include <algorithm>
+#include <system_error>
 #include <utility>
 
 #include "tools/common/interrupts.h"
@@ -99,7 +100,11 @@ Status ImpactGuard::Start() {
   }
   probes_ = failed_ = 0;
   least_rate_ = most_rate_ = control_.rate();
-  thread_ = std::thread([this] { Watch(); });
+  try {
+    thread_ = std::thread([this] { Watch(); });
+  } catch (const std::system_error& e) {
+    return Error(Code::kIoError, "no thread can be started to measure the impact of the export: {}", e.what());
+  }
   return Status();
 }
 

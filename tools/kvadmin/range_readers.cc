@@ -1,6 +1,7 @@
 #include "tools/kvadmin/range_readers.h"
 
 #include <algorithm>
+#include <new>
 #include <system_error>
 #include <utility>
 
@@ -66,8 +67,11 @@ Result<std::optional<RangeReaders::Piece>> RangeReaders::Next(std::chrono::milli
 void RangeReaders::Deliver(uint64_t part, Item item) {
   const uint64_t bytes = MemoryOf(item.piece);
   std::unique_lock lock(mutex_);
-  room_.wait(lock,
-             [&] { return stopped_ || part == wanted_part_ || buffered_bytes_ + bytes <= options_.buffer_bytes; });
+  // The part that is wanted next may have one piece in any case: what is beyond it waits for it.
+  room_.wait(lock, [&] {
+    const bool next = part == wanted_part_ && items_[part].empty();
+    return stopped_ || next || buffered_bytes_ + bytes <= options_.buffer_bytes;
+  });
   buffered_bytes_ += bytes;
   items_[part].push_back(std::move(item));
   came_.notify_one();
@@ -97,8 +101,8 @@ void RangeReaders::Run(Connections* connections) {
         number = (*part)->number;
         status = ReadPart(connections, encoder.get(), **part);
       }
-    } catch (const std::exception& e) {  // out of memory
-      status = Error(Code::kIoError, "{}", e.what());
+    } catch (const std::bad_alloc&) {
+      status = Error(Code::kIoError, "out of memory; read less at a time, with a smaller --parallel or --page-rows");
     }
     if (status.ok()) continue;
     if (!number) {  // what would have been the next part

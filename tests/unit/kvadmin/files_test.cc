@@ -374,6 +374,28 @@ TEST_F(FilesTest, AnExportGoesOnWhereItsStateSays) {
   EXPECT_EQ(Names(), (std::vector<std::string>{"x", "x.manifest"}));
 }
 
+// A job that is repeated with --resume must come to an end.
+TEST_F(FilesTest, AnExportThatWasKilledBeforeItsManifestBeginsAnew) {
+  ExportFile::Position position;
+  {
+    ExportFile killed;
+    ASSERT_TRUE(killed.Open(In("x"), "all", /*resume=*/false, &position).ok());
+    ASSERT_TRUE(killed.Write("1\n").ok());
+    ASSERT_TRUE(killed.Save({"next", "snapshot", 0, 1, "", ""}).ok());
+  }
+  fs::rename(In("x.partial"), In("x"));
+  {
+    ExportFile again;
+    ASSERT_TRUE(again.Open(In("x"), "all", /*resume=*/true, &position).ok());
+    EXPECT_EQ(position.rows, 0u);
+    EXPECT_EQ(position.next_key, "");
+    ASSERT_TRUE(again.Write("2\n").ok());
+    ASSERT_TRUE(again.Finish("{}").ok());
+  }
+  EXPECT_EQ(Get("x"), "2\n");
+  EXPECT_EQ(Names(), (std::vector<std::string>{"x", "x.manifest"}));
+}
+
 TEST_F(FilesTest, AnExportSaysWhatDiffersFromTheOneToContinue) {
   ExportFile::Position position;
   {
