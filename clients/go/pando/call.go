@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -61,6 +62,12 @@ type operation struct {
 	wait time.Duration
 	// own is the connection of a watcher, which is not one of the pool.
 	own *ownConn
+
+	// target is the address that the next try prefers; nil = the one that the pool prefers.
+	target *address
+	// targetIsNew: a server has named it, and this operation has not asked it yet. So the next try need not wait.
+	targetIsNew bool
+	asked       []*address
 
 	lane        *lane
 	firstSentMs int64
@@ -168,6 +175,7 @@ func (c *core) try(ctx context.Context, op *operation, send sender) (wait time.D
 		return c.noConn(ctx, op, err)
 	}
 	op.tries++
+	op.asked = append(op.asked, conn.address)
 	replyContext, err := send(ctx, conn, c.contextFor(op, conn))
 	var refusal *gen.KvError
 	if err == nil {
@@ -178,7 +186,7 @@ func (c *core) try(ctx context.Context, op *operation, send sender) (wait time.D
 	}
 	if errors.As(err, &refusal) {
 		c.sawReply(op, refusal.GetContext(), true)
-		moveOn(c.pool, conn.address, refusal)
+		c.moveOn(op, conn.address, refusal)
 		c.giveBack(op, conn)
 		return c.refused(ctx, op, refusal)
 	}
@@ -192,10 +200,12 @@ func (c *core) try(ctx context.Context, op *operation, send sender) (wait time.D
 
 // takeConn returns a connection on which the operation can be sent at once.
 func (c *core) takeConn(ctx context.Context, op *operation) (*conn, error) {
+	target := op.target
+	op.target, op.targetIsNew = nil, false
 	if op.own != nil {
-		return op.own.take(ctx, c.pool, op.deadline)
+		return op.own.take(ctx, c.pool, op.deadline, target)
 	}
-	conn, err := c.pool.take(ctx, op.deadline)
+	conn, err := c.pool.take(ctx, op.deadline, target)
 	if err != nil || !op.named || op.firstSentMs > 0 || time.Since(conn.helloTime) < clockAge {
 		return conn, err
 	}
@@ -257,11 +267,22 @@ func (c *core) sawReply(op *operation, context *gen.ReplyContext, isError bool) 
 	}
 }
 
-// moveOn makes the next try go to another server if this one cannot serve the request.
-func moveOn(p *pool, from *address, refusal *gen.KvError) {
-	switch refusal.Code {
-	case gen.NOT_MASTER, gen.UNAVAILABLE:
-		p.moveOn(from, refusal.GetMaster())
+// moveOn makes the next try go to another server if this one cannot serve the request. NOT_MASTER is about one partition,
+// so other calls do not move.
+func (c *core) moveOn(op *operation, from *address, refusal *gen.KvError) {
+	if refusal.Code != gen.NOT_MASTER && refusal.Code != gen.UNAVAILABLE {
+		return
+	}
+	if refusal.Code == gen.UNAVAILABLE {
+		c.pool.moveOn(from)
+	}
+	target, isNamed := c.pool.afterRefusal(from, refusal.GetMaster())
+	op.target, op.targetIsNew = target, isNamed
+	for _, asked := range op.asked {
+		op.targetIsNew = op.targetIsNew && asked != target
+	}
+	if op.targetIsNew {
+		op.asked = append(op.asked, target) // even if it cannot be reached: without a wait once only
 	}
 }
 
@@ -305,6 +326,9 @@ func (c *core) refused(ctx context.Context, op *operation, refusal *gen.KvError)
 		op.unknown = false
 	}
 	if e.Retryable && op.mayRepeat() {
+		if op.targetIsNew {
+			return noWait, e, false
+		}
 		if e.RetryAfter > time.Until(op.deadline) {
 			op.last = e
 			return 0, op.over(ctx, fmt.Errorf("the server asks to wait for %v", e.RetryAfter)), true
@@ -330,6 +354,7 @@ func (c *core) broken(ctx context.Context, op *operation, conn *conn, err error)
 	if c.pool.wasClosed() {
 		return 0, op.closed(), true
 	}
+	wait := c.brokenConn(ctx, conn, transport)
 	e := op.transport(transport)
 	if ctx.Err() != nil {
 		op.last = e
@@ -338,13 +363,26 @@ func (c *core) broken(ctx context.Context, op *operation, conn *conn, err error)
 	if !op.mayRepeat() {
 		return 0, e, true
 	}
-	if conn.used && !transport.Protocol {
-		// It lay idle, and the server has closed it meanwhile, as perhaps the others.
+	return wait, e, false
+}
+
+// brokenConn judges the address of a connection that broke, and returns how long to wait before the next try.
+func (c *core) brokenConn(ctx context.Context, conn *conn, broken *TransportError) time.Duration {
+	var maybeLate net.Error
+	isLate := errors.As(broken.Err, &maybeLate) && maybeLate.Timeout()
+	if isLate && errors.Is(ctx.Err(), context.Canceled) {
+		return 0 // not late: the caller has ended it
+	}
+	if conn.used && !broken.Protocol {
+		// If it lay idle, the server may have closed it meanwhile, as perhaps the others. If the server is silent, they are of
+		// no use either.
 		c.pool.closeIdle(conn.address)
-		return noWait, e, false
+		if !isLate {
+			return noWait
+		}
 	}
 	c.pool.failed(conn.address)
-	return 0, e, false
+	return 0
 }
 
 // transport makes the error of a try that had no answer.

@@ -40,6 +40,7 @@ type Config struct {
 	// ConnectTimeout is the time for a connection and its first request (default 2 s).
 	ConnectTimeout time.Duration
 	// PoolSize is how many calls may be with the servers at once (default 8). Further ones wait for a connection.
+	// There are at most so many connections to each address.
 	PoolSize int
 	// ClientName is for the logs and metrics of the servers.
 	ClientName string

@@ -25,10 +25,12 @@ type address struct {
 	idle       []*conn // the one that was used last is the last
 }
 
-// pool holds the connections of a client. A call has a connection for itself. At most `size` of them are with calls, and
-// as many are idle; those of watchers are not counted.
+// pool holds the connections of a client. A call has a connection for itself. At most Config.PoolSize of them are with
+// calls. One is opened only when none to its address is idle, so there are no more than that to each address. Those of
+// watchers are not counted.
 //
-// It prefers the address that works, and begins with one at random.
+// It prefers the address that works, and begins with one at random. A call that a server has sent to another address (its
+// target) does not change that: other calls may be for other partitions.
 type pool struct {
 	config Config
 	slots  chan struct{} // one for each connection that a call may hold
@@ -70,8 +72,9 @@ func (p *pool) close() {
 	}
 }
 
-// take returns a connection: an idle one, or a new one. Give it back with put, or close it with drop.
-func (p *pool) take(ctx context.Context, deadline time.Time) (*conn, error) {
+// take returns a connection: an idle one, or a new one, to the target if that is not nil and works. Give it back with put, or
+// close it with drop.
+func (p *pool) take(ctx context.Context, deadline time.Time, target *address) (*conn, error) {
 	if p.wasClosed() {
 		return nil, ErrClosed
 	}
@@ -86,7 +89,7 @@ func (p *pool) take(ctx context.Context, deadline time.Time) (*conn, error) {
 	case <-p.closed:
 		return nil, ErrClosed
 	}
-	c, err := p.find(ctx, deadline, true)
+	c, err := p.find(ctx, deadline, target, true)
 	if err != nil {
 		<-p.slots
 	}
@@ -120,20 +123,11 @@ func (p *pool) drop(c *conn) {
 	<-p.slots
 }
 
-// removeOldLocked removes from the pool, for the caller to close, what was idle for long or is too much.
+// removeOldLocked removes from the pool, for the caller to close, what was idle for long.
 func (p *pool) removeOldLocked(now time.Time) []*conn {
 	var old []*conn
-	idle := 0
 	for _, a := range p.addresses {
 		for len(a.idle) > 0 && now.Sub(a.idle[0].idleSince) > maxIdle {
-			old = append(old, a.idle[0])
-			a.idle = a.idle[1:]
-		}
-		idle += len(a.idle)
-	}
-	for i := 0; idle > p.config.PoolSize; i++ {
-		a := p.addresses[(p.preferred+1+i)%len(p.addresses)]
-		for ; len(a.idle) > 0 && idle > p.config.PoolSize; idle-- {
 			old = append(old, a.idle[0])
 			a.idle = a.idle[1:]
 		}
@@ -147,11 +141,11 @@ func (p *pool) wasClosed() bool {
 	return p.isClosed
 }
 
-// find tries the addresses from the preferred one on: those that have not failed lately, if there are any. With `idle`,
-// it may return a connection that lay idle.
-func (p *pool) find(ctx context.Context, deadline time.Time, idle bool) (*conn, error) {
+// find tries the addresses from the target on, or from the preferred one: those that have not failed lately, if there are
+// any. With `idle`, it may return a connection that lay idle.
+func (p *pool) find(ctx context.Context, deadline time.Time, target *address, idle bool) (*conn, error) {
 	var last error
-	for _, a := range p.inOrder() {
+	for _, a := range p.inOrder(target) {
 		for idle {
 			c := p.takeIdle(a)
 			if c == nil {
@@ -180,14 +174,18 @@ func isFinal(err error) bool {
 	return errors.As(err, &refusal) && !refusal.Retryable
 }
 
-func (p *pool) inOrder() []*address {
+func (p *pool) inOrder(target *address) []*address {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
 	good := make([]*address, 0, len(p.addresses))
 	var avoided []*address
+	first := p.preferred
+	if target != nil {
+		first = p.indexOf(target)
+	}
 	for i := range p.addresses {
-		a := p.addresses[(p.preferred+i)%len(p.addresses)]
+		a := p.addresses[(first+i)%len(p.addresses)]
 		if now.Before(a.avoidUntil) {
 			avoided = append(avoided, a)
 		} else {
@@ -264,16 +262,33 @@ func (p *pool) failed(a *address) {
 	p.moveOnLocked(a)
 }
 
-// moveOn makes the next calls prefer another address than `a`: the one called `to`, if there is one.
-func (p *pool) moveOn(a *address, to string) {
+// afterRefusal returns whom to ask after `from`, which cannot serve a request and names `master`: that one, if it is one of
+// the addresses and has not failed lately (isNamed), or the one after `from`.
+func (p *pool) afterRefusal(from *address, master string) (next *address, isNamed bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for i, other := range p.addresses {
-		if other.name == to {
-			p.preferred = i
-			return
+	for _, a := range p.addresses {
+		if a.name == master && a != from && !time.Now().Before(a.avoidUntil) {
+			return a, true
 		}
 	}
+	return p.addresses[(p.indexOf(from)+1)%len(p.addresses)], false
+}
+
+// indexOf needs no lock: the list does not change.
+func (p *pool) indexOf(a *address) int {
+	for i, other := range p.addresses {
+		if other == a {
+			return i
+		}
+	}
+	panic("an address of another pool")
+}
+
+// moveOn makes the next calls prefer another address than `a`.
+func (p *pool) moveOn(a *address) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.moveOnLocked(a)
 }
 
@@ -283,15 +298,13 @@ func (p *pool) moveOnLocked(a *address) {
 	}
 }
 
-// works makes the next calls prefer this address.
+// works ends the time in which the address is avoided. The next calls prefer it if what they prefer now has failed.
 func (p *pool) works(a *address) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	a.avoidUntil = time.Time{}
-	for i, other := range p.addresses {
-		if other == a {
-			p.preferred = i
-		}
+	if time.Now().Before(p.addresses[p.preferred].avoidUntil) {
+		p.preferred = p.indexOf(a)
 	}
 }
 
@@ -312,11 +325,11 @@ type ownConn struct {
 	conn *conn
 }
 
-func (o *ownConn) take(ctx context.Context, p *pool, deadline time.Time) (*conn, error) {
+func (o *ownConn) take(ctx context.Context, p *pool, deadline time.Time, target *address) (*conn, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.conn == nil {
-		c, err := p.find(ctx, deadline, false)
+		c, err := p.find(ctx, deadline, target, false)
 		if err != nil {
 			return nil, err
 		}
