@@ -186,8 +186,11 @@ func (c *core) try(ctx context.Context, op *operation, send sender) (wait time.D
 	}
 	if errors.As(err, &refusal) {
 		c.sawReply(op, refusal.GetContext(), true)
-		c.moveOn(op, conn.address, refusal)
-		c.giveBack(op, conn)
+		if c.moveOn(op, conn.address, refusal) && op.own != nil {
+			op.own.drop() // with its connection, a watch would stay with this server
+		} else {
+			c.giveBack(op, conn)
+		}
 		return c.refused(ctx, op, refusal)
 	}
 	c.throwAway(op, conn)
@@ -268,10 +271,10 @@ func (c *core) sawReply(op *operation, context *gen.ReplyContext, isError bool) 
 }
 
 // moveOn makes the next try go to another server if this one cannot serve the request. NOT_MASTER is about one partition,
-// so other calls do not move.
-func (c *core) moveOn(op *operation, from *address, refusal *gen.KvError) {
+// so other calls do not move. It returns whether the server cannot serve it.
+func (c *core) moveOn(op *operation, from *address, refusal *gen.KvError) bool {
 	if refusal.Code != gen.NOT_MASTER && refusal.Code != gen.UNAVAILABLE {
-		return
+		return false
 	}
 	if refusal.Code == gen.UNAVAILABLE {
 		c.pool.moveOn(from)
@@ -284,6 +287,7 @@ func (c *core) moveOn(op *operation, from *address, refusal *gen.KvError) {
 	if op.targetIsNew {
 		op.asked = append(op.asked, target) // even if it cannot be reached: without a wait once only
 	}
+	return true
 }
 
 // noConn: the request was not sent.

@@ -174,3 +174,25 @@ func TestCancelledCallDoesNotBlameTheServer(t *testing.T) {
 		t.Fatal("the address counts as one that has failed")
 	}
 }
+
+func TestWatchLeavesAServerThatCannotServeIt(t *testing.T) {
+	good := newFakeServer(t, gives(&gen.KvWatchResult{Success: &gen.WatchReply{Position: []byte("p")}}))
+	for name, refusal := range map[string]gen.KvError{
+		"not master":  notMaster(good.address()),
+		"unavailable": {Code: gen.UNAVAILABLE, Applied: gen.APPLIED_NO, Retryable: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bad := newFakeServer(t, refuses(refusal))
+			client := newTestClient(t, Config{}, bad, good)
+			client.core.pool.preferred = 0
+			w, err := client.Watch(background, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer w.Close()
+			if string(w.Position()) != "p" || len(bad.seen()) != 1 {
+				t.Fatal(len(bad.seen()), "requests to the server that cannot serve it")
+			}
+		})
+	}
+}
