@@ -264,6 +264,11 @@ func (t *batchTries) end(err error) (BatchResult, error) {
 			e.Applied = AppliedUnknown // the results say of each write what came of it
 		}
 	}
+	for _, result := range t.merged.Results {
+		if result.Error != nil && result.Error.Applied != gen.APPLIED_NO {
+			result.Error.Retryable = false // another call would have another name
+		}
+	}
 	return batchResultFrom(t.merged), err
 }
 

@@ -119,6 +119,10 @@ func (c *core) run(ctx context.Context, op *operation, send sender) error {
 	if op.lane != nil && !op.unknown {
 		c.lanes.put(op.lane)
 	}
+	var e *Error
+	if errors.As(err, &e) && op.isWrite && !op.harmless && e.Applied == AppliedUnknown {
+		e.Retryable = false // another call would have another name
+	}
 	return err
 }
 

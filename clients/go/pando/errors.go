@@ -135,7 +135,8 @@ type Error struct {
 	Message string
 	// Applied says whether the write took effect. It is AppliedNo for reads.
 	Applied Applied
-	// Retryable: the same request may succeed later, and sending it again does no harm.
+	// Retryable: the same request may succeed later, and sending it again does no harm. So it is false if Applied is
+	// AppliedUnknown, except for DeleteRange.
 	Retryable bool
 	// RetryAfter is how long the server asks to wait before the next try; 0 = it does not say.
 	RetryAfter time.Duration
