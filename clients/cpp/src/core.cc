@@ -47,7 +47,7 @@ struct Core::Progress {
   bool asked = false;    // whether the server remembers writes
   std::optional<Lane> lane{};
   std::int64_t first_sent_ms = 0;
-  std::optional<std::size_t> wish{};   // the address that the last server has named
+  std::optional<std::size_t> wish{};   // the address to ask next, after a server that could not serve the call
   bool at_once = false;                // it was not asked yet, so the next try need not wait
   std::vector<std::size_t> visited{};  // addresses that were asked
 };
@@ -116,11 +116,13 @@ void Core::refer(const CallSpec& spec, const ErrorInfo& info, Pool::Lease* lease
   const bool cannot = info.code == Code::kNotMaster || info.code == Code::kUnavailable;
   const bool may_name_another = info.code == Code::kStaleMap || info.code == Code::kTooStale;
   if (!cannot && !(may_name_another && !info.master.empty())) return;
-  progress->wish = pool_.refer((*lease)->address_index(), info.master);
-  if (progress->wish) {
-    const auto& visited = progress->visited;
-    progress->at_once = std::find(visited.begin(), visited.end(), *progress->wish) == visited.end();
-  }
+  const std::size_t from = (*lease)->address_index();
+  const Referral next = pool_.refer(from, info.master);
+  const auto& visited = progress->visited;
+  progress->wish = next.address;
+  progress->at_once = next.is_named && std::find(visited.begin(), visited.end(), next.address) == visited.end();
+  // Unlike the others, this one may be about the whole server, such as a router that finds no node.
+  if (info.code == Code::kUnavailable) pool_.leave(from);
   if (spec.own != nullptr) lease->discard();  // a watch would ask the same server again
 }
 

@@ -29,15 +29,18 @@ std::size_t AddressBook::choose(Clock::time_point now, std::optional<std::size_t
   return wish && entries_[*wish].avoid_until <= now ? *wish : choose(now);
 }
 
-std::optional<std::size_t> AddressBook::refer(std::size_t from, std::string_view to, Clock::time_point now) {
+Referral AddressBook::refer(std::size_t from, std::string_view to, Clock::time_point now) const {
   for (std::size_t i = 0; i < entries_.size(); ++i) {
     const Address& address = entries_[i].address;
     if (address.text != to && address.host + ":" + address.port != to) continue;
     if (i == from || entries_[i].avoid_until > now) break;
-    return preferred_ = i;
+    return {.address = i, .is_named = true};
   }
+  return {.address = (from + 1) % entries_.size()};
+}
+
+void AddressBook::leave(std::size_t from) {
   if (preferred_ == from) preferred_ = (from + 1) % entries_.size();
-  return std::nullopt;
 }
 
 void AddressBook::failed(std::size_t index, Clock::time_point now) { entries_[index].avoid_until = now + kAvoidTime; }
@@ -62,9 +65,14 @@ Pool::Pool(const std::vector<Address>& addresses, std::size_t limit, std::string
       connect_timeout_(connect_timeout),
       book_(addresses, random_index(addresses.size())) {}
 
-std::optional<std::size_t> Pool::refer(std::size_t from, std::string_view to) {
+Referral Pool::refer(std::size_t from, std::string_view to) {
   const std::lock_guard lock(mutex_);
   return book_.refer(from, to, Clock::now());
+}
+
+void Pool::leave(std::size_t from) {
+  const std::lock_guard lock(mutex_);
+  book_.leave(from);
 }
 
 Pool::Lease Pool::acquire(Deadline deadline, std::optional<std::size_t> wish) {

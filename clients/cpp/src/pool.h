@@ -1,8 +1,8 @@
 // The connections of a client, and which address they go to.
 //
 // All calls prefer one address: a random one at first, and the next one when it fails. One that failed is avoided for a
-// second, unless all have. A server that cannot serve a request may name another one; it is asked next if it is one of
-// the addresses that the user gave.
+// second, unless all have. A server that cannot serve a request may name another one; that call asks it next if it is
+// one of the addresses that the user gave. Other calls do not follow: they may be for other partitions.
 //
 // Invariants:
 // - open_ counts the connections that are lent and those being opened; it is at most the limit. A connection is opened
@@ -25,6 +25,12 @@
 
 namespace pando::client::detail {
 
+// Whom to ask after a server that cannot serve a request.
+struct Referral {
+  std::size_t address = 0;
+  bool is_named = false;  // that server has named it
+};
+
 // Not thread-safe; the pool locks it.
 class AddressBook {
  public:
@@ -36,9 +42,11 @@ class AddressBook {
   // This one, unless it failed lately.
   std::size_t choose(Clock::time_point now, std::optional<std::size_t> wish);
   void failed(std::size_t index, Clock::time_point now);
-  // The server at `from` cannot serve a request, and names who can ("" = it does not know). Makes the next calls prefer
-  // that one if its address is one of these and did not fail lately, and returns it; otherwise, the one after `from`.
-  std::optional<std::size_t> refer(std::size_t from, std::string_view to, Clock::time_point now);
+  // The server at `from` cannot serve a request, and names who can ("" = it does not know). Returns that one if its
+  // address is one of these and did not fail lately; otherwise, the one after `from`.
+  Referral refer(std::size_t from, std::string_view to, Clock::time_point now) const;
+  // Makes the next calls prefer another address.
+  void leave(std::size_t from);
 
  private:
   struct Entry {
@@ -91,7 +99,8 @@ class Pool {
   Lease acquire(Deadline deadline, std::optional<std::size_t> wish = std::nullopt);
   // A connection that is not shared.
   Lease dedicated(Deadline deadline, std::optional<std::size_t> wish = std::nullopt);
-  std::optional<std::size_t> refer(std::size_t from, std::string_view to);
+  Referral refer(std::size_t from, std::string_view to);
+  void leave(std::size_t from);
   // Ends the wait of a lent connection's owner. Nothing happens if it is not lent any more.
   void interrupt(const Connection* connection);
   void close();
