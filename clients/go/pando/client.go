@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand"
 	"net"
+	"strings"
 	"time"
 
 	"pando.dev/go/internal/gen"
@@ -61,8 +62,10 @@ func New(config Config) (*Client, error) {
 	if len(config.Addresses) == 0 {
 		return nil, badRequest("new", "Config.Addresses is empty; give the address of a router as \"host:port\"")
 	}
-	for _, name := range config.Addresses {
-		if _, _, err := net.SplitHostPort(name); err != nil {
+	config.Addresses = append([]string(nil), config.Addresses...)
+	for i, name := range config.Addresses {
+		config.Addresses[i] = strings.TrimSpace(name)
+		if _, _, err := net.SplitHostPort(config.Addresses[i]); err != nil {
 			return nil, badRequest("new", "%q is not an address as \"host:port\": %v", name, err)
 		}
 	}
@@ -71,7 +74,6 @@ func New(config Config) (*Client, error) {
 			return nil, badRequest("new", "Timeout, ConnectTimeout and PoolSize of a Config must not be negative")
 		}
 	}
-	config.Addresses = append([]string(nil), config.Addresses...)
 	if config.Timeout == 0 {
 		config.Timeout = 10 * time.Second
 	}

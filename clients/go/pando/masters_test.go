@@ -196,3 +196,24 @@ func TestWatchLeavesAServerThatCannotServeIt(t *testing.T) {
 		})
 	}
 }
+
+// Servers may write an address in another way than the user.
+func TestNamedAddressesAreComparedAsHostAndPort(t *testing.T) {
+	config := Config{Addresses: []string{"a:1", " [::1]:2 ", "Node-3:3"}}
+	client, err := New(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if config.Addresses[1] != " [::1]:2 " {
+		t.Fatal("the caller's addresses were changed")
+	}
+	p := client.core.pool
+	for named, want := range map[string]int{"[::1]:2": 1, "::1:2": 1, " [::1]:2": 1, "node-3:3": 2, "Node-3:3": 2,
+		"a:1": -1, "[::1]:3": -1, "stranger:2": -1, "": -1, "no address": -1, ":": -1} {
+		next, isNamed := p.afterRefusal(p.addresses[0], named)
+		if isNamed != (want >= 0) || isNamed && next != p.addresses[want] {
+			t.Errorf("%q: %v, %v", named, next.name, isNamed)
+		}
+	}
+}

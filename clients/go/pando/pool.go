@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -268,11 +269,34 @@ func (p *pool) afterRefusal(from *address, master string) (next *address, isName
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, a := range p.addresses {
-		if a.name == master && a != from && !time.Now().Before(a.avoidUntil) {
+		if isSameAddress(a.name, master) && a != from && !time.Now().Before(a.avoidUntil) {
 			return a, true
 		}
 	}
 	return p.addresses[(p.indexOf(from)+1)%len(p.addresses)], false
+}
+
+// splitAddress splits "host:port" as users and servers write it: also with spaces around it, and "::1:7450".
+func splitAddress(text string) (host, port string, ok bool) {
+	text = strings.TrimSpace(text)
+	if host, port, err := net.SplitHostPort(text); err == nil {
+		return host, port, true
+	}
+	colon := strings.LastIndexByte(text, ':')
+	if colon < 0 {
+		return "", "", false
+	}
+	return text[:colon], text[colon+1:], true
+}
+
+// isSameAddress compares hosts and ports. It does not resolve names.
+func isSameAddress(a, b string) bool {
+	hostOfA, portOfA, ok := splitAddress(a)
+	if !ok {
+		return false
+	}
+	hostOfB, portOfB, ok := splitAddress(b)
+	return ok && portOfA == portOfB && strings.EqualFold(hostOfA, hostOfB)
 }
 
 // indexOf needs no lock: the list does not change.
