@@ -172,7 +172,8 @@ def write_batch(ops: Sequence[Op], all_or_nothing: bool, conditions: Sequence[ty
                                        [ttypes.KeyCondition(to_bytes("key", c.key), condition(c)) for c in conditions])
 
     def convert(reply: Any) -> BatchResult:
-        failed = [types.FailedCondition(f.index or 0, record(f.current)) for f in reply.failed_conditions or ()]
+        failed = [types.FailedCondition(f.index or 0, record(f.current), bool(f.current_value_omitted))
+                  for f in reply.failed_conditions or ()]
         if not failed:
             check_length("ops", len(request.ops), reply.results)
         return BatchResult([write_result(result) for result in reply.results], failed)

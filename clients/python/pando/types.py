@@ -62,10 +62,15 @@ class WriteResult(NamedTuple):
 
 @dataclass(frozen=True)
 class FailedCondition:
-    """A condition of the whole batch that did not hold: its index, and the record that it met."""
+    """A condition of the whole batch that did not hold: its index, and the record that it met (None = none).
+
+    current_omitted: the value of `current` was left out, because the batch was sent again after a lost answer. Then the
+    empty value says nothing; the version is that of the record. Read the record before you write what follows from it.
+    """
 
     index: int
     current: Optional[Record]
+    current_omitted: bool = False
 
 
 class BatchResult(NamedTuple):

@@ -316,6 +316,13 @@ class ServersTest:
         result, _ = self.batch(ops(failed(OVERLOADED), failed(DISK_FULL, NO, False)), ops(applied(), applied()), **level)
         self.assertTrue(result.applied)
 
+    def test_a_failed_condition_tells_that_its_value_was_left_out(self):
+        for omitted in (True, False):
+            met = ttypes.FailedCondition(0, ttypes.Record(True, b"", 7), omitted)
+            result, server = self.batch(None, ttypes.WriteBatchReply(results=[], failed_conditions=[met]))
+            self.assertEqual(len(server.requests), 2)  # the first answer was lost
+            self.assertEqual(result.failed_conditions, [pando.FailedCondition(0, pando.Record(b"", 7), omitted)])
+
     # -- Thrift's own exception
 
     def test_exceptions(self):
