@@ -34,8 +34,10 @@ export class BatchTries {
     this.known = reply;
     const failed = this.errors();
     const all = failed.length === (reply.results ?? []).length;
-    if (!named && !(all && failed.every((error) => error.applied === wire.APPLIED_NO))) return null;
-    return passing(failed);
+    const mayRepeat = named || (all && failed.every((error) => error.applied === wire.APPLIED_NO));
+    const again = mayRepeat ? passing(failed) : null;
+    if (!again) this.forbidRepeats();
+    return again;
   }
 
   /** What the call returns although it failed with `error`; null if no op was answered, or if the caller ended it. */
@@ -54,7 +56,15 @@ export class BatchTries {
         result.error = new wire.KvError({ code, message, retryable, applied });
       }
     }
+    this.forbidRepeats();
     return reply;
+  }
+
+  /** The call is over, and another one would have another name: ops of unknown outcome would be applied twice. */
+  private forbidRepeats(): void {
+    for (const error of this.errors()) {
+      if (fromKvError(error, true).applied === 'UNKNOWN') error.retryable = false;
+    }
   }
 
   /** Some op was applied, or may have been. */

@@ -11,7 +11,7 @@ import { onAbort } from './abort';
 import type { BatchTries } from './batch_tries';
 import type { Address, Connection, Limit } from './connection';
 import { abortError, AbortError, BadRequestError, closedError, DeadlineError, ErrorCode, PandoError } from './errors';
-import { ProtocolError, transportError, TransportError, withUnknownOutcome } from './errors';
+import { forbidRepeat, ProtocolError, transportError, TransportError, withUnknownOutcome } from './errors';
 import * as wire from './gen/pando_types';
 import type { ConnectionSource } from './pool';
 import { WRITES } from './protocol';
@@ -144,7 +144,10 @@ class Tries<M extends Method> {
     } catch (error) {
       const { batch } = this.call;
       const reply = error instanceof PandoError ? batch?.settle(error, this.unknown) : null;
-      if (!reply) throw error;
+      if (!reply) {
+        if (error instanceof PandoError && NAMED.has(this.call.method)) forbidRepeat(error);
+        throw error;
+      }
       this.certain = !batch?.unknown;
       return reply as ReplyOf<M>;
     }

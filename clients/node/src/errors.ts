@@ -82,7 +82,10 @@ export class PandoError extends Error {
   readonly codeName: string;
   /** Was the write applied? */
   readonly applied: Applied;
-  /** The same call may succeed later. The client has already repeated it until its time was over, if it could. */
+  /**
+   * The same call may succeed later, and making it again does no harm. So it is false for a write of unknown outcome (but
+   * not for `deleteRange`). The client has already repeated the call until its time was over, if it could.
+   */
   readonly retryable: boolean;
   /** The server asks to wait so long before the next try; 0 = it does not say. */
   readonly retryAfterMs: number;
@@ -228,6 +231,14 @@ export function withUnknownOutcome(error: PandoError): PandoError {
     retryAfterMs,
     cause: error,
   });
+}
+
+/**
+ * @internal Says of a write of unknown outcome that the caller must not make it again: another call has another name.
+ * Only before the caller has the error.
+ */
+export function forbidRepeat(error: PandoError): void {
+  if (error.applied === 'UNKNOWN') (error as { retryable: boolean }).retryable = false;
 }
 
 /** @internal */

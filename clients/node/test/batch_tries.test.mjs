@@ -137,6 +137,22 @@ test('without a name, a batch is sent again only if nothing was applied', async 
   }
 });
 
+test('an op of unknown outcome is not retryable', async (t) => {
+  const unknown = failed(10, UNKNOWN, true);
+  const outcomesOf = async (replies, options) => {
+    const { results } = await write(clientOf(t, await scripted(t, replies)), options);
+    return results.map(({ error }) => error && [error.applied, error.retryable]);
+  };
+  const expected = [null, ['NO', true], ['UNKNOWN', false]];
+  assert.deepEqual(await outcomesOf([[done, busyForLong, unknown]]), expected);
+  assert.deepEqual(await outcomesOf([[done, busy, unknown]], { level: 'one' }), expected);
+  assert.deepEqual(await outcomesOf([[done, busy, done], (call) => call.cut(), [done, busyForLong, done]]), [
+    null,
+    ['UNKNOWN', false],
+    null,
+  ]);
+});
+
 test('a caller that ends the call is told that something was applied', async (t) => {
   for (const end of ['abort', 'close']) {
     const abort = new AbortController();

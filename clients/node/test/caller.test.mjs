@@ -95,6 +95,30 @@ test('a lane whose write has an unknown outcome is not used again', async (t) =>
   assert.equal(lanes[3][1], '2');
 });
 
+test('a write of unknown outcome is not retryable, and all else is', async (t) => {
+  const client = clientOf(t, await fakeServer(t, cut), { timeoutMs: 100 });
+  const unknown = clientOf(t, await fakeServer(t, (call) => call.error({ code: 4, message: 'no', retryable: true })), {
+    timeoutMs: 100,
+  });
+  const outcome = async (call) => {
+    const { applied, retryable } = await failed(call);
+    return [applied, retryable];
+  };
+  const calls = [
+    client.put('k', 'v'),
+    client.put('k', 'v', { level: 'one' }),
+    client.increment('k'),
+    client.batch().put('k', 'v').write(),
+    unknown.put('k', 'v'),
+    unknown.put('k', 'v', { level: 'one' }),
+  ];
+  for (const told of await Promise.all(calls.map(outcome))) assert.deepEqual(told, ['UNKNOWN', false]);
+  assert.deepEqual(await outcome(client.get('k')), ['NO', true]);
+  assert.deepEqual(await outcome(client.deleteRange({ prefix: 'k' })), ['UNKNOWN', true]);
+  const full = clientOf(t, await fakeServer(t, busy(1)), { timeoutMs: 100 });
+  assert.deepEqual(await outcome(full.put('k', 'v')), ['NO', true]);
+});
+
 test('what has no name: reads, deleteRange, level one, and writes to a server that remembers none', async (t) => {
   const server = await fakeServer(t, answer);
   const client = clientOf(t, server);

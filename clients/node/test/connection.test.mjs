@@ -70,7 +70,7 @@ test('what a server lied about is an error of its own kind', async (t) => {
     .put('k', 'v', { level: 'one' })
     .catch((e) => e);
   assert.ok(error instanceof ProtocolError && error instanceof TransportError, error.stack);
-  assert.deepEqual([error.codeName, error.applied, error.retryable], ['TRANSPORT', 'UNKNOWN', true]);
+  assert.deepEqual([error.codeName, error.applied, error.retryable], ['TRANSPORT', 'UNKNOWN', false]);
 });
 
 test('replies may come byte by byte, or several at once', async (t) => {

@@ -67,6 +67,14 @@ class BatchOutcome:
         reason.applied = Applied.UNKNOWN if self.any_unknown() else Applied.NO
         return reason
 
+    def final(self) -> Optional[BatchResult]:
+        """What the call returns. Another call with the same ops would have another name, so ops of unknown outcome are not
+        retryable any more."""
+        for result in self.result.results if self.result else []:
+            if result.error is not None and result.error.applied == Applied.UNKNOWN:
+                result.error.retryable = False
+        return self.result
+
     def end(self, error: PandoError) -> BatchResult:
         """There will be no more tries, because of this error. It is raised if no try was answered."""
         if self.result is None:
@@ -81,4 +89,5 @@ class BatchOutcome:
                 results[index] = result = result._replace(error=copy_of(error))
             assert result.error is not None
             result.error.applied = Applied.UNKNOWN if unknown else Applied.NO
+        self.final()
         return self.result

@@ -253,6 +253,7 @@ class Attempts:
             self._op_failed = batch.reason_to_repeat(self._lane is not None)
             if self._op_failed:
                 raise self._op_failed
+            batch.final()
         self._answered = not batch or not batch.any_unknown()
         return result
 
@@ -275,6 +276,9 @@ class Attempts:
     def partial(self, error: PandoError) -> Any:
         """What is to be returned although the call ends with this error: the results of a batch of which a reply told.
         Raises the error if there are none."""
+        # Another call would have another name, so a write that this one has made would be made twice.
+        if self.call.kind == requests.WRITE and error.applied == Applied.UNKNOWN:
+            error.retryable = False
         if self.call.batch:
             return self.call.batch.end(error)
         raise error

@@ -32,7 +32,8 @@ class PandoError(Exception):
     code: the number in the IDL, or a negative one for errors of the client itself; unknown ones are possible.
     name: the name of the code, such as "OVERLOADED"; "CODE_99" if it has none here.
     applied: whether the call took effect.
-    retryable: the same call may succeed later. The client has repeated it already until the call's time was over.
+    retryable: the same call may succeed later, and making it again does no harm. So it is false for a write of unknown
+        outcome (but not for delete_range). The client has repeated the call already until its time was over.
     retry_after_ms: how long the server asked to wait; 0 = it did not.
     advice: one sentence: what to do.
     """

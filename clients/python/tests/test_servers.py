@@ -323,6 +323,33 @@ class ServersTest:
             self.assertEqual(len(server.requests), 2)  # the first answer was lost
             self.assertEqual(result.failed_conditions, [pando.FailedCondition(0, pando.Record(b"", 7), omitted)])
 
+    # -- whether the caller may make the call again
+
+    def test_a_write_of_unknown_outcome_is_not_retryable(self):
+        for answer, options in ((None, {"timeout_ms": 100}), (failure(DENIED, UNKNOWN, True), {"timeout_ms": 100}),
+                                (None, {"write_level": pando.Level.ONE})):
+            client = self.open(self.server(script(answer)), **options)
+            for method, arguments in (("put", (b"k", b"v")), ("write_batch", (TWO_PUTS,))):
+                with self.assertRaises(pando.PandoError) as caught:
+                    client.call(method, *arguments)
+                self.assertEqual((caught.exception.applied, caught.exception.retryable), (UNKNOWN, False), method)
+        for answer, method, outcome in ((None, "get", NO), (failure(OVERLOADED), "remove", NO),
+                                        (None, "delete_range", UNKNOWN)):
+            client = self.open(self.server(script(answer)), timeout_ms=100)
+            with self.assertRaises(pando.PandoError) as caught:
+                client.call(method, **({} if method == "delete_range" else {"key": b"k"}))
+            self.assertEqual((caught.exception.applied, caught.exception.retryable), (outcome, True), method)
+
+    def test_an_op_of_unknown_outcome_is_not_retryable(self):
+        known = ops(failed(OVERLOADED), failed(UNAVAILABLE, UNKNOWN))
+        level = {"write_level": pando.Level.ONE}
+        for answers, options in (((known,), {"timeout_ms": 100}), ((known,), level)):
+            result, _ = self.batch(*answers, **options)
+            self.assertEqual([(r.error.applied, r.error.retryable) for r in result.results],
+                             [(NO, True), (UNKNOWN, False)])
+        result, _ = self.batch(ops(applied(), failed(UNAVAILABLE)), None, timeout_ms=100)
+        self.assertEqual((result.results[1].error.applied, result.results[1].error.retryable), (UNKNOWN, False))
+
     # -- Thrift's own exception
 
     def test_exceptions(self):

@@ -48,6 +48,14 @@ final class BatchTries implements Parts<BatchResult> {
     known = reply;
     PandoException again = named || nothingWasApplied() ? passing() : null;
     if (again != null) throw again;
+    return result();
+  }
+
+  /** The call is over, and another one would have another name: ops of unknown outcome would be applied twice. */
+  private BatchResult result() {
+    for (WriteResult result : known.results) {
+      if (result.error != null && Applied.of(result.error.applied) == Applied.UNKNOWN) result.error.setRetryable(false);
+    }
     return BatchResult.of(known);
   }
 
@@ -97,7 +105,7 @@ final class BatchTries implements Parts<BatchResult> {
         result.error.setRetryable(error.retryable());
       }
     }
-    return BatchResult.of(known);
+    return result();
   }
 
   private static void markUnknown(WriteBatchReply reply) {

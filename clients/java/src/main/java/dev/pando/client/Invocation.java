@@ -184,10 +184,11 @@ final class Invocation<T> {
    * error, and before {@link #end}.
    */
   T settle(PandoException error) {
-    if (parts == null) return null;
-    T result = parts.settle(error, unknown);
-    if (result == null && parts.begun() && error.applied() == Applied.NO) error.withApplied(Applied.UNKNOWN);
-    return result;
+    T result = parts == null ? null : parts.settle(error, unknown);
+    if (result != null) return result;
+    if (parts != null && parts.begun() && error.applied() == Applied.NO) error.withApplied(Applied.UNKNOWN);
+    if (call.kind == Call.Kind.WRITE && error.applied() == Applied.UNKNOWN) error.forbidRepeat();
+    return null;
   }
 
   /** What the call fails with when its time is over. */

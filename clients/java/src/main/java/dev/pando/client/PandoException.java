@@ -13,7 +13,7 @@ public class PandoException extends RuntimeException {
 
   private final int code;
   private Applied applied;
-  private final boolean retryable;
+  private boolean retryable;
   private final int retryAfterMillis;
   private String serverMessage;
   private String master = "";
@@ -41,7 +41,10 @@ public class PandoException extends RuntimeException {
     return applied;
   }
 
-  /** Whether the same request may succeed later, and sending it again does no harm. */
+  /**
+   * Whether the same request may succeed later, and sending it again does no harm. So it is false for a write of unknown
+   * outcome (but not for {@code deleteRange}).
+   */
   public boolean retryable() {
     return retryable;
   }
@@ -70,6 +73,11 @@ public class PandoException extends RuntimeException {
   PandoException withApplied(Applied other) {
     applied = other;
     return this;
+  }
+
+  /** Another call would have another name, and apply the write twice. Only before the caller has the error. */
+  void forbidRepeat() {
+    retryable = false;
   }
 
   static PandoException of(KvError error) {

@@ -184,6 +184,32 @@ class BatchTriesTest {
     }
   }
 
+  private static List<String> retryable(Client client, WriteBatch batch) {
+    return client.kv().writeBatch(batch).results().stream().map(result ->
+        result.error().map(e -> e.applied() + " " + e.retryable()).orElse("none")).toList();
+  }
+
+  @ParameterizedTest
+  @EnumSource
+  void anOpOfUnknownOutcomeIsNotRetryable(Kind kind) throws Exception {
+    WriteResult unknown = failed(pandoConstants.UNAVAILABLE, UNKNOWN, true);
+    List<String> expected = List.of("none", "NO true", "UNKNOWN false");
+    try (FakeServer server = server(results(done(), busyForLong(), unknown));
+        Client client = Client.open(kind, server.address())) {
+      assertEquals(expected, retryable(client, batch()));
+    }
+    try (FakeServer server = server(results(done(), busy(), failed(pandoConstants.UNAVAILABLE, UNKNOWN, true)))) {
+      server.hello = FakeServer.hello(ServerHello.OUT_OF_ORDER);  // so the batch has no name
+      try (Client client = Client.open(kind, server.address())) {
+        assertEquals(expected, retryable(client, batch()));
+      }
+    }
+    try (FakeServer server = server(results(done(), busy(), done()), CUT, results(done(), busyForLong(), done()));
+        Client client = Client.open(kind, server.address())) {
+      assertEquals(List.of("none", "UNKNOWN false", "none"), retryable(client, batch()));
+    }
+  }
+
   private static void assertWithoutName(Kind kind, int sent, List<String> expected, FakeServer.Script... scripts)
       throws Exception {
     try (FakeServer server = server(scripts)) {

@@ -98,6 +98,35 @@ class FaultsTest {
     }
   }
 
+  private static void assertOutcome(Applied applied, boolean retryable, Runnable call) {
+    PandoException error = assertThrows(PandoException.class, call::run);
+    assertEquals(applied, error.applied());
+    assertEquals(retryable, error.retryable());
+  }
+
+  @ParameterizedTest
+  @EnumSource
+  void aWriteOfUnknownOutcomeIsNotRetryable(Kind kind) throws Exception {
+    WriteOptions options = WriteOptions.create().timeout(SHORT);
+    FakeServer.Script cut = request -> {
+      throw new IOException("cut");
+    };
+    try (FakeServer server = new FakeServer(cut); Client client = Client.open(kind, server.address())) {
+      KvCommands kv = client.kv();
+      assertOutcome(Applied.UNKNOWN, false, () -> kv.put("k", "v", options));
+      assertOutcome(Applied.UNKNOWN, false,
+          () -> kv.put("k", "v", WriteOptions.create().level(Level.ONE)));
+      assertOutcome(Applied.NO, true, () -> kv.get("k", ReadOptions.create().timeout(SHORT)));
+      assertOutcome(Applied.UNKNOWN, true,
+          () -> kv.deleteRange(KeyRange.prefix("k"), DeleteOptions.create().timeout(SHORT)));
+    }
+    try (FakeServer server = new FakeServer(request -> request.error(pandoConstants.DENIED, 0, true));
+        Client client = Client.open(kind, server.address())) {
+      assertOutcome(Applied.UNKNOWN, false,
+          () -> client.kv().put("k", "v", WriteOptions.create().level(Level.ONE)));
+    }
+  }
+
   @ParameterizedTest
   @EnumSource
   void anotherSequenceId(Kind kind) throws Exception {
