@@ -4,7 +4,8 @@
  * Invariants: at most `poolSize` connections are open or being opened, besides the dedicated ones, and one for each
  * address to which an answer has sent a call. At most one is being opened for each of those addresses, and one for
  * calls that may go anywhere; those that wait for it share it or its failure. Who waits for the same is served in
- * order.
+ * order. If the time of such a call is over first, its attempt is late: it goes on, besides the others, and another
+ * address is tried. At most one attempt for each address is late, and never for all addresses.
  */
 import { onAbort } from './abort';
 import { Connection } from './connection';
@@ -58,9 +59,11 @@ export class AddressBook {
     this.current = Math.floor(Math.random() * addresses.length);
   }
 
-  pick(): Address {
+  /** `late` is not chosen; it has not all addresses. */
+  pick(late: ReadonlySet<Address> = new Set()): Address {
     const count = this.addresses.length;
-    const order = Array.from({ length: count }, (_, i) => (this.current + i) % count);
+    const all = Array.from({ length: count }, (_, i) => (this.current + i) % count);
+    const order = all.filter((i) => !late.has(this.addresses[i] as Address));
     const time = now();
     const well = order.find((i) => (this.avoidUntil[i] as number) <= time);
     const chosen =
@@ -81,6 +84,12 @@ export class AddressBook {
   /** It failed lately. */
   avoids(address: Address): boolean {
     return (this.avoidUntil[this.addresses.indexOf(address)] as number) > now();
+  }
+
+  /** Some address has not failed lately, and is none of these. */
+  hasOther(than: ReadonlySet<Address>): boolean {
+    const time = now();
+    return this.addresses.some((address, i) => !than.has(address) && (this.avoidUntil[i] as number) <= time);
   }
 
   private find(text: string): Address | null {
@@ -114,6 +123,11 @@ export class AddressBook {
   }
 }
 
+/** The opening of a connection. */
+interface Attempt {
+  readonly address: Address;
+}
+
 interface Waiter {
   resolve(connection: Connection): void;
   reject(error: PandoError): void;
@@ -124,7 +138,9 @@ export class Pool implements ConnectionSource {
   private readonly dedicated = new Set<Connection>();
   /** By where they must go; null = anywhere. */
   private readonly waiters = new Map<Address | null, Set<Waiter>>();
-  private readonly opening = new Set<Address | null>();
+  /** By where they must go. */
+  private readonly opening = new Map<Address | null, Attempt>();
+  private readonly late = new Set<Attempt>();
   private readonly ending = new AbortController();
   private closed = false;
 
@@ -153,7 +169,10 @@ export class Pool implements ConnectionSource {
         reject: (error) => (settled(), reject(error)),
       };
       const timer = setTimeout(
-        () => waiter.reject(transportError('no connection was free in time', false)),
+        () => {
+          waiter.reject(transportError('no connection was free in time', false));
+          if (!to) this.overtake();
+        },
         Math.min(MAX_TIMER_MS, Math.max(0, limit.deadline - now())),
       );
       const stopListening = onAbort(signal, () => waiter.reject(abortError(signal as AbortSignal)));
@@ -170,7 +189,7 @@ export class Pool implements ConnectionSource {
   /** Opens a connection that only the caller uses, and that `close` closes too. */
   async openDedicated(to: Address | null): Promise<Connection> {
     if (this.closed) throw closedError();
-    const connection = await this.connect(to);
+    const connection = await this.connect(to ?? this.addresses.pick());
     this.dedicated.add(connection);
     connection.onUnusable = (failed) => {
       this.dedicated.delete(connection);
@@ -207,8 +226,25 @@ export class Pool implements ConnectionSource {
     }
   }
 
+  /** The time of a call was over before its connection was open. Others try another address, if there is a good one. */
+  private overtake(): void {
+    const attempt = this.opening.get(null);
+    if (!attempt || !this.addresses.hasOther(this.lateAddresses().add(attempt.address))) return;
+    this.opening.delete(null);
+    this.late.add(attempt);
+    this.serve();
+  }
+
+  private lateAddresses(): Set<Address> {
+    return new Set([...this.late].map(({ address }) => address));
+  }
+
+  private get hasRoom(): boolean {
+    return this.connections.size + this.opening.size < this.size;
+  }
+
   private mayOpen(to: Address | null): boolean {
-    if (this.connections.size + this.opening.size < this.size) return true;
+    if (this.hasRoom) return true;
     return to !== null && ![...this.connections].some((connection) => connection.address === to);
   }
 
@@ -219,28 +255,33 @@ export class Pool implements ConnectionSource {
   }
 
   private async open(to: Address | null): Promise<void> {
-    this.opening.add(to);
+    const attempt: Attempt = { address: to ?? this.addresses.pick(this.lateAddresses()) };
+    this.opening.set(to, attempt);
     const sharers = [...(this.waiters.get(to) ?? [])];
     try {
-      const connection = await this.connect(to);
-      this.connections.add(connection);
-      connection.onFree = () => this.serve();
-      connection.onUnusable = (failed) => {
-        this.connections.delete(connection);
-        if (failed) this.addresses.failed(connection.address);
-        if (!this.closed) this.serve();
-      };
+      const connection = await this.connect(attempt.address);
+      if (this.late.has(attempt) && !this.hasRoom) connection.close();
+      else this.add(connection);
     } catch (error) {
-      // Later ones have not seen a try of their own yet.
-      for (const waiter of sharers) waiter.reject(error as PandoError);
+      // Later ones have not seen a try of their own yet, and those of a late one wait for another.
+      if (!this.late.has(attempt)) for (const waiter of sharers) waiter.reject(error as PandoError);
     } finally {
-      this.opening.delete(to);
+      if (!this.late.delete(attempt)) this.opening.delete(to);
     }
     if (!this.closed) this.serve();
   }
 
-  private async connect(to: Address | null): Promise<Connection> {
-    const address = to ?? this.addresses.pick();
+  private add(connection: Connection): void {
+    this.connections.add(connection);
+    connection.onFree = () => this.serve();
+    connection.onUnusable = (failed) => {
+      this.connections.delete(connection);
+      if (failed) this.addresses.failed(connection.address);
+      if (!this.closed) this.serve();
+    };
+  }
+
+  private async connect(address: Address): Promise<Connection> {
     let connection: Connection;
     try {
       connection = await Connection.open(address, this.options, this.closing);

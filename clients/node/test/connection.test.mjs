@@ -252,6 +252,33 @@ test('a server that accepts and says nothing is left after connectTimeoutMs', as
   assert.equal(error.applied, 'NO', 'nothing but hello was sent');
 });
 
+test('the next address is used although a call has less time than a connection', async (t) => {
+  const silent = await fakeServer(t, answer, { hello: () => {} });
+  const server = await fakeServer(t, answer);
+  for (let i = 0; i < 8; ++i) {
+    const options = { timeoutMs: 150, connectTimeoutMs: 60_000, poolSize: (i % 2) + 1 };
+    const client = clientOf(t, [silent.address, server.address], options);
+    const patient = clientOf(t, [silent.address, server.address], options);
+    const waiting = [150, 20_000].map((timeoutMs) => patient.get('k', { timeoutMs }).catch((error) => error));
+    await client.get('k').catch((error) => assert.ok(error instanceof DeadlineError)); // it may have been the silent one
+    for (let j = 0; j < 3; ++j) assert.equal(await value(client), 'k');
+    await waiting[0];
+    assert.equal((await waiting[1]).value.toString(), 'k', 'who has more time goes to the next one with the others');
+  }
+  assert.ok(silent.accepts <= 16, 'no second attempt where one is under way');
+});
+
+test('a connection that comes late is used, and no other is made meanwhile at its address', async (t) => {
+  const hellos = [];
+  const server = await fakeServer(t, answer, { hello: (call) => hellos.push(call) });
+  const client = clientOf(t, server.address, { timeoutMs: 50 });
+  for (let i = 0; i < 3; ++i) await client.get('k').then(assert.fail, () => {});
+  assert.equal(hellos.length, 1);
+  hellos[0].reply(server.helloReply());
+  assert.equal(await value(client), 'k');
+  assert.equal(server.accepts, 1);
+});
+
 test('the next address is used when one fails, and stays preferred', async (t) => {
   const gone = await fakeServer(t, answer);
   await gone.stop();
