@@ -39,6 +39,8 @@ export interface Call<M extends Method> {
   readonly level?: number;
   readonly maxStalenessMs?: number | null;
   readonly timeoutMs: number;
+  /** When the time is over, if it began before the call did. */
+  readonly deadline?: number;
   readonly signal?: AbortSignal | undefined;
   readonly source: ConnectionSource;
   /** Without this feature of the server, the call is refused. */
@@ -134,7 +136,7 @@ class Tries<M extends Method> {
     private readonly caller: Caller,
     private readonly call: Call<M>,
   ) {
-    this.limit = { deadline: now() + call.timeoutMs, signal: call.signal };
+    this.limit = { deadline: call.deadline ?? now() + call.timeoutMs, signal: call.signal };
     this.isWrite = WRITES.has(call.method);
   }
 

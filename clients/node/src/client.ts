@@ -2,13 +2,13 @@ import { onAbort } from './abort';
 import { Caller } from './caller';
 import type { SessionState } from './caller';
 import type { Invocation, Invoker } from './invoker';
-import { abortError } from './errors';
+import { abortError, DeadlineError, transportError } from './errors';
 import { KvOperations } from './operations';
 import { toLevel } from './options';
 import type { CallOptions, ReadLevel, WriteLevel } from './options';
 import { AddressBook, DedicatedSource, parseAddress, Pool } from './pool';
 import type { Method, ReplyOf } from './protocol';
-import { now, toBytes, toI32, toTimeout } from './values';
+import { MAX_TIMER_MS, now, toBytes, toI32, toTimeout } from './values';
 import { Watch } from './watch';
 import type { WatchOptions } from './watch';
 
@@ -79,7 +79,12 @@ class ClientInvoker implements Invoker {
     return this.invokeIn(undefined, invocation);
   }
 
-  invokeIn<M extends Method>(session: SessionState | undefined, invocation: Invocation<M>): Promise<ReplyOf<M>> {
+  /** `deadline`: of a call that has begun to wait before. */
+  invokeIn<M extends Method>(
+    session: SessionState | undefined,
+    invocation: Invocation<M>,
+    deadline?: number,
+  ): Promise<ReplyOf<M>> {
     const { method, request, kind, options, needs, check, batch, source } = invocation;
     let level = toLevel(options.level);
     if (level === 0 && kind === 'read') level = session ? toLevel('session') : this.readLevel;
@@ -94,6 +99,7 @@ class ClientInvoker implements Invoker {
       signal: options.signal,
       source: source ?? this.pool,
       session,
+      ...(deadline === undefined ? {} : { deadline }),
       ...(needs ? { needs } : {}),
       ...(check ? { check } : {}),
       ...(batch ? { batch } : {}),
@@ -196,26 +202,44 @@ class SessionInvoker implements Invoker {
 
   invoke<M extends Method>(invocation: Invocation<M>): Promise<ReplyOf<M>> {
     const before = this.last;
-    const call = turnAfter(before, invocation.options.signal).then(() => this.core.invokeIn(this.state, invocation));
+    const call = this.inTurn(before, invocation);
     this.last = before.then(() => call.catch(() => {}));
     return call;
   }
+
+  private async inTurn<M extends Method>(before: Promise<unknown>, invocation: Invocation<M>): Promise<ReplyOf<M>> {
+    const { method, options } = invocation;
+    const timeoutMs = toTimeout(options.timeoutMs ?? this.timeoutMs, 'timeoutMs');
+    const deadline = now() + timeoutMs;
+    await turnAfter(before, timeoutMs, options.signal, () => {
+      const cause = transportError('another call of the session was under way', false);
+      const message = `${method} was not done within ${timeoutMs} ms (0 tries): ${cause.message}`;
+      return new DeadlineError({ message, applied: 'NO', tries: 0, cause });
+    });
+    return this.core.invokeIn(this.state, invocation, deadline);
+  }
 }
 
-/** Waits for the calls before, which never reject, or until the signal ends the call that waits. */
-function turnAfter(before: Promise<unknown>, signal: AbortSignal | undefined): Promise<void> {
+/** Waits for the calls before, which never reject, or until its time or the signal ends the call that waits. */
+function turnAfter(
+  before: Promise<unknown>,
+  timeoutMs: number,
+  signal: AbortSignal | undefined,
+  late: () => DeadlineError,
+): Promise<void> {
   return new Promise((resolve, reject) => {
-    const end = (): void => reject(abortError(signal as AbortSignal));
+    const timer = setTimeout(() => (stopListening(), reject(late())), Math.min(MAX_TIMER_MS, timeoutMs));
+    const end = (): void => (clearTimeout(timer), reject(abortError(signal as AbortSignal)));
     const stopListening = onAbort(signal, end);
     if (signal?.aborted) end();
-    void before.then(() => (stopListening(), resolve()));
+    void before.then(() => (clearTimeout(timer), stopListening(), resolve()));
   });
 }
 
 /**
  * Calls that belong together: reads are at the level `session` unless they say another, and see everything that the
- * session has read and written. Calls that are made at once are carried out one after the other; the time of a call
- * begins with its turn.
+ * session has read and written. Calls that are made at once are carried out one after the other; a call waits for its
+ * turn no longer than its timeout.
  */
 export class Session extends KvOperations {
   private readonly own: SessionInvoker;

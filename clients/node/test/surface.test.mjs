@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
-import { AbortError, BadRequestError, Client, FeedGoneError, SnapshotGoneError } from '../dist/index.js';
+import { AbortError, BadRequestError, Client, DeadlineError, FeedGoneError, SnapshotGoneError } from '../dist/index.js';
 import { answer, big, fakeServer, FEATURES, i64, plausible, types } from './fake_server.mjs';
 
 function clientOf(t, server, options = {}) {
@@ -281,6 +281,27 @@ test('a call of a session that waits for its turn is ended by its signal, and th
     server.calls.map((call) => call.request.key.toString()),
     ['first', 'third'],
   );
+});
+
+test('a call of a session waits for its turn no longer than its timeout', async (t) => {
+  const waiting = [];
+  const server = await fakeServer(t, (call) => waiting.push(call));
+  const session = clientOf(t, server, { timeoutMs: 20_000 }).session();
+  const first = session.get('first');
+  const late = [1, 2, 3].map((i) => session.put(`${i}`, 'v', { timeoutMs: 50 }).catch((error) => error));
+  const last = session.get('last');
+  for (const error of await Promise.all(late)) {
+    assert.ok(error instanceof DeadlineError, error.stack);
+    assert.deepEqual([error.applied, error.tries], ['NO', 0]);
+    assert.match(error.message, /within 50 ms.*another call of the session/);
+  }
+  answer(waiting.pop());
+  await first;
+  while (waiting.length === 0) await delay(1);
+  answer(waiting.pop());
+  assert.equal((await last).value.toString(), 'last');
+  assert.equal(server.calls.length, 2);
+  await assert.rejects(session.get('k', { timeoutMs: -1 }), RangeError);
 });
 
 test('deleteRange goes on until the range is empty', async (t) => {

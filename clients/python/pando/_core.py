@@ -325,6 +325,11 @@ class Attempts:
         message = f"{self.call.method} did not succeed within {self.timeout_ms:g} ms, in {tries}{why}"
         return errors.DeadlineError(message, applied=applied, cause=self._last, tries=self.tries)
 
+    def without_turn(self) -> errors.DeadlineError:
+        """The error for a call of a session whose time is over while others were under way."""
+        self._last = errors.TransportError("another call of the session was under way", sent=False)
+        return self.expired()
+
     def end(self) -> None:
         """Returns the name to the pool, unless a try of the write may still come to take effect."""
         if self._lane and self._answered:

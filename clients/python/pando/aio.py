@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import weakref
 from types import TracebackType
-from typing import Any, AsyncIterator, Iterable, List, Optional, Sequence, Type, Union
+from typing import Any, AsyncIterator, Deque, Iterable, List, Optional, Sequence, Type, Union
 
 from . import _codec as codec
 from . import _requests as requests
@@ -166,10 +167,9 @@ class AsyncClient(_AsyncReads, _AsyncWrites):
         return self._core.defaults
 
     async def _run(self, call: requests.Call, timeout_ms: Optional[float]) -> Any:
-        return await self._execute(call, timeout_ms, None)
+        return await self._execute(Attempts(self._core, call, timeout_ms, None))
 
-    async def _execute(self, call: requests.Call, timeout_ms: Optional[float], session: Optional[SessionState]) -> Any:
-        attempts = Attempts(self._core, call, timeout_ms, session)
+    async def _execute(self, attempts: Attempts) -> Any:
         try:
             while True:
                 again = False
@@ -243,13 +243,48 @@ class AsyncClient(_AsyncReads, _AsyncWrites):
         await self.close()
 
 
+class _Turns:
+    """Whose turn it is in a session: the calls' in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._taken = False
+        self._waiting: "Deque[asyncio.Future[None]]" = collections.deque()  # done: has its turn, or does not wait any more
+
+    async def take(self, attempts: Attempts) -> None:
+        """Waits until those before have given theirs back. Raises DeadlineError when the call's time is over."""
+        if not self._taken:
+            self._taken = True
+            return
+        turn: "asyncio.Future[None]" = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await asyncio.wait([turn], timeout=max(attempts.remaining_s(), 0))
+        except BaseException:
+            if turn.done():
+                self.give_back()
+            turn.cancel()
+            raise
+        if not turn.done():
+            turn.cancel()
+            raise attempts.without_turn()
+
+    def give_back(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._taken = False
+
+
 class AsyncSession(_AsyncReads, _AsyncWrites):
-    """As Session: the calls of a client, whose reads see all that the session has seen. One call at a time: others wait."""
+    """As Session: the calls of a client, whose reads see all that the session has seen. One call at a time: others wait, no
+    longer than their timeout."""
 
     def __init__(self, client: AsyncClient):
         self._client = client
         self._state = SessionState()
-        self._lock = asyncio.Lock()
+        self._turns = _Turns()
 
     @property
     def token(self) -> bytes:
@@ -265,8 +300,12 @@ class AsyncSession(_AsyncReads, _AsyncWrites):
         return Defaults(defaults.timeout_ms, self._state.read_level(), defaults.write_level)
 
     async def _run(self, call: requests.Call, timeout_ms: Optional[float]) -> Any:
-        async with self._lock:
-            return await self._client._execute(call, timeout_ms, self._state)  # pylint: disable=protected-access
+        attempts = Attempts(self._client._core, call, timeout_ms, self._state)  # pylint: disable=protected-access
+        await self._turns.take(attempts)
+        try:
+            return await self._client._execute(attempts)  # pylint: disable=protected-access
+        finally:
+            self._turns.give_back()
 
 
 class AsyncSnapshot(_AsyncReads):

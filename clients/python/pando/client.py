@@ -12,7 +12,7 @@ from typing import Any, Iterable, Iterator, List, Optional, Sequence, Type, Unio
 from . import _codec as codec
 from . import _requests as requests
 from . import types
-from ._connection import Connection, Pool
+from ._connection import LONGEST_WAIT_S, Connection, Pool
 from ._core import GRACE_S, Attempts, Core, Defaults, ScanState, SessionState, parse_addresses
 from .errors import ClosedError, PandoError, SnapshotGoneError, TransportError
 from .types import Level, Record, Row, WriteResult
@@ -246,10 +246,9 @@ class Client(_Reads, _Writes):
         return self._core.defaults
 
     def _run(self, call: requests.Call, timeout_ms: Optional[float]) -> Any:
-        return self._execute(call, timeout_ms, None)
+        return self._execute(Attempts(self._core, call, timeout_ms, None))
 
-    def _execute(self, call: requests.Call, timeout_ms: Optional[float], session: Optional[SessionState]) -> Any:
-        attempts = Attempts(self._core, call, timeout_ms, session)
+    def _execute(self, attempts: Attempts) -> Any:
         try:
             while True:
                 again = False
@@ -347,8 +346,35 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
+class _Turns:
+    """Whose turn it is in a session. May be used by several threads. As with the slots of a Pool, a turn also ends when
+    nobody refers to its call any more, because a KeyboardInterrupt may come at any moment."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._taken: "weakref.WeakSet[Attempts]" = weakref.WeakSet()  # none or one
+
+    def take(self, attempts: Attempts) -> None:
+        """Waits until the others have given theirs back. Raises DeadlineError when the call's time is over."""
+        with self._lock:
+            while len(self._taken) > 0:
+                left_s = attempts.remaining_s()
+                if left_s <= 0:
+                    raise attempts.without_turn()
+                self._changed.wait(min(left_s, LONGEST_WAIT_S))
+            self._taken.add(attempts)
+
+    def give_back(self, attempts: Attempts) -> None:
+        """Also if it has none."""
+        with self._lock:
+            self._taken.discard(attempts)
+            self._changed.notify()
+
+
 class Session(_Reads, _Writes):
-    """The calls of a client, whose reads see all that the session has seen. One call at a time: others wait.
+    """The calls of a client, whose reads see all that the session has seen. One call at a time: others wait, no longer than
+    their timeout.
 
     `token` may be carried to another process: client.session() there, and set it.
     """
@@ -356,7 +382,7 @@ class Session(_Reads, _Writes):
     def __init__(self, client: Client):
         self._client = client
         self._state = SessionState()
-        self._lock = threading.Lock()
+        self._turns = _Turns()
 
     @property
     def token(self) -> bytes:
@@ -372,8 +398,12 @@ class Session(_Reads, _Writes):
         return Defaults(defaults.timeout_ms, self._state.read_level(), defaults.write_level)
 
     def _run(self, call: requests.Call, timeout_ms: Optional[float]) -> Any:
-        with self._lock:
-            return self._client._execute(call, timeout_ms, self._state)  # pylint: disable=protected-access
+        attempts = Attempts(self._client._core, call, timeout_ms, self._state)  # pylint: disable=protected-access
+        try:
+            self._turns.take(attempts)
+            return self._client._execute(attempts)  # pylint: disable=protected-access
+        finally:
+            self._turns.give_back(attempts)
 
 
 class Snapshot(_Reads):

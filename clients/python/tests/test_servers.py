@@ -4,6 +4,7 @@ Whom a client asks next, what it sends again, and what it says of it.
 """
 
 import asyncio
+import concurrent.futures
 import linecache
 import socket
 import struct
@@ -129,6 +130,28 @@ class Blocking:
     def watch(self, *args):
         return self.client.watch(*args).position
 
+    def session(self):
+        return self.client.session()
+
+    def begin(self, session, method, *args, **kwargs):
+        """A call in the background; `end` returns what came of it, or its error."""
+        call = concurrent.futures.Future()
+
+        def run():
+            try:
+                call.set_result(getattr(session, method)(*args, **kwargs))
+            except pando.PandoError as error:
+                call.set_result(error)
+        threading.Thread(target=run, daemon=True).start()
+        return call
+
+    def end(self, call):
+        return call.result(30)
+
+    def turn(self, seconds=0.01):
+        """Lets others run for so long."""
+        time.sleep(seconds)
+
     def close(self):
         self.client.close()
 
@@ -145,6 +168,17 @@ class Asyncio:
 
     def watch(self, *args):
         return self.call("watch", *args).position
+
+    def session(self):
+        return self.client.session()
+
+    def begin(self, session, method, *args, **kwargs):
+        """As of Blocking."""
+        return self.loop.create_task(getattr(session, method)(*args, **kwargs))
+
+    def end(self, call):
+        done, = self.loop.run_until_complete(asyncio.wait_for(asyncio.gather(call, return_exceptions=True), 30))
+        return done
 
     def turn(self, seconds=0.01):
         """Lets the loop run for so long."""
@@ -323,6 +357,36 @@ class ServersTest:
             self.assertEqual(len(server.requests), 2)  # the first answer was lost
             self.assertEqual(result.failed_conditions, [pando.FailedCondition(0, pando.Record(b"", 7), omitted)])
 
+    # -- sessions
+
+    def silent(self):
+        """A server that does not answer, until the returned event is set."""
+        told = threading.Event()
+        self.addCleanup(told.set)
+
+        def answer(*_):
+            told.wait(20)
+            return applied()
+        return self.server(answer), told
+
+    def test_a_call_waits_for_its_turn_no_longer_than_its_timeout(self):
+        server, told = self.silent()
+        client = self.open(server, timeout_ms=20000)
+        session = client.session()
+        long = client.begin(session, "put", b"k", b"v")
+        while not server.requests:
+            client.turn(0.001)
+        short = [client.begin(session, "put", b"k", b"v", timeout_ms=50) for _ in range(3)]
+        for call in short:
+            error = client.end(call)
+            self.assertIsInstance(error, pando.DeadlineError)
+            self.assertEqual((error.applied, error.tries), (NO, 0))
+            self.assertRegex(str(error), "within 50 ms.*another call of the session")
+        told.set()
+        self.assertTrue(client.end(long).applied)
+        self.assertTrue(client.end(client.begin(session, "put", b"k", b"v")).applied)
+        self.assertEqual(len(server.requests), 2)
+
     # -- whether the caller may make the call again
 
     def test_a_write_of_unknown_outcome_is_not_retryable(self):
@@ -427,8 +491,40 @@ class BlockingTest(ServersTest, unittest.TestCase):
         self.assertEqual(len(names), len(set(names)))  # no name was used twice
 
 
+    def test_an_interrupt_at_any_line_does_not_keep_the_turn_of_a_session(self):
+        client = self.open(self.server(script(applied())), timeout_ms=5000)
+        session = client.session()
+        number, interrupted = 0, True
+        while interrupted:
+            number += 1
+            sys.settrace(InterruptAt(number))
+            try:
+                interrupted = not session.put(b"k", b"v").applied
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.settrace(None)
+            self.assertTrue(session.put(b"k", b"v", timeout_ms=5000).applied, f"after line {number}")
+        self.assertGreater(number, 30)
+
+
 class AsyncioTest(ServersTest, unittest.TestCase):
     kind = Asyncio
+
+    def test_a_cancelled_call_of_a_session_leaves_the_turns_of_the_others(self):
+        server, told = self.silent()
+        client = self.open(server, timeout_ms=20000)
+        session = client.session()
+        calls = [client.begin(session, "put", b"%d" % i, b"v") for i in range(4)]
+        while not server.requests:
+            client.turn(0.001)
+        calls[1].cancel()
+        client.turn(0.001)
+        told.set()
+        client.end(calls[0])  # then it is the turn of the third
+        calls[2].cancel()
+        self.assertTrue(client.end(calls[3]).applied)
+        self.assertTrue(client.end(client.begin(session, "put", b"k", b"v")).applied)
 
     def test_a_watch_that_was_forgotten_costs_no_connection(self):
         server = self.server(script(ttypes.WatchReply(changes=[], position=b"p")))
