@@ -1,9 +1,10 @@
 package dev.pando.client;
 
 import dev.pando.api.Context;
-import dev.pando.api.MultiGetRequest;
-import dev.pando.api.WriteBatchRequest;
+import dev.pando.api.MultiGetReply;
+import dev.pando.api.WriteBatchReply;
 import java.util.concurrent.atomic.AtomicLong;
+import org.apache.thrift.TBase;
 
 /** What requests carry from earlier replies. */
 interface Carrier {
@@ -29,8 +30,9 @@ interface Carrier {
   /**
    * Of a session: its token too. Its calls come one after the other.
    *
-   * <p>A reply without a token tells that the session has seen more partitions than a token can name. From then on the
-   * session reads at the master, where it sees everything.
+   * <p>Once the session has a token, a reply without one tells that it has seen more partitions than a token can name. From
+   * then on it reads at the master, where it sees everything. A reply to a batch or a multiGet tells nothing if it has no
+   * result of any record: nothing was seen.
    */
   final class OfSession implements Carrier {
     private final Carrier client;
@@ -58,14 +60,18 @@ interface Carrier {
       byte[] newer = answer.context() == null ? Bytes.EMPTY : Bytes.copy(answer.context().session);
       if (newer.length > 0) {
         token = newer;
-      } else if (answer.success() != null && addsToToken(call)) {
+      } else if (token.length > 0 && answer.success() != null && addsToToken(call, answer.success())) {
         uncovered = true;
       }
     }
 
-    private static boolean addsToToken(Call<?> call) {
-      if (call.request instanceof WriteBatchRequest batch) return !batch.ops.isEmpty();
-      if (call.request instanceof MultiGetRequest read) return !read.keys.isEmpty();
+    private static boolean addsToToken(Call<?> call, TBase<?, ?> reply) {
+      if (reply instanceof WriteBatchReply batch) {
+        return batch.results != null && batch.results.stream().anyMatch(result -> result.error == null);
+      }
+      if (reply instanceof MultiGetReply read) {
+        return read.items != null && read.items.stream().anyMatch(item -> item.error == null);
+      }
       return call.kind != Call.Kind.OTHER && !call.ofSnapshot;
     }
 

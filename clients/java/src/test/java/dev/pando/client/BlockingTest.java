@@ -8,6 +8,7 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import dev.pando.api.GetReply;
 import dev.pando.api.Kv;
+import dev.pando.api.KvError;
 import dev.pando.api.ReleaseSnapshotReply;
 import dev.pando.api.ReplyContext;
 import dev.pando.api.ScanReply;
@@ -15,9 +16,13 @@ import dev.pando.api.ScanRequest;
 import dev.pando.api.SnapshotReply;
 import dev.pando.api.WatchReply;
 import dev.pando.api.WatchRequest;
+import dev.pando.api.WriteBatchReply;
+import dev.pando.api.pandoConstants;
 import java.time.Duration;
 import java.util.ArrayList;
+import java.util.Deque;
 import java.util.List;
+import java.util.concurrent.ConcurrentLinkedDeque;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import org.junit.jupiter.api.Test;
@@ -218,6 +223,50 @@ class BlockingTest {
         assertTrue(renewed.await(10, TimeUnit.SECONDS));
       }
       assertEquals(1, server.requests("releaseSnapshot").size());
+    }
+  }
+
+  private static FakeServer.Script batchOf(ReplyContext context, KvError... errors) {
+    List<dev.pando.api.WriteResult> results = new ArrayList<>();
+    for (KvError error : errors) {
+      dev.pando.api.WriteResult result = new dev.pando.api.WriteResult();
+      results.add(error == null ? result.setApplied(true) : result.setError(error));
+    }
+    WriteBatchReply reply = new WriteBatchReply().setResults(results);
+    if (context != null) reply.setContext(context);
+    return request -> request.reply(new Kv.writeBatch_result().setSuccess(reply));
+  }
+
+  private static KvError failure(int code, int applied, int retryAfterMillis) {
+    KvError error = new KvError().setCode(code).setMessage("told to").setApplied(applied);
+    return error.setRetryable(true).setRetry_after_ms(retryAfterMillis);
+  }
+
+  /** A node that has applied nothing of a batch sends no token: that tells nothing of what the session has seen. */
+  @Test
+  void aBatchOfWhichNothingWasAppliedTellsNothingOfTheToken() throws Exception {
+    KvError notMaster = failure(pandoConstants.NOT_MASTER, pandoConstants.APPLIED_NO, 1);
+    KvError none = null;
+    ReplyContext token = new ReplyContext().setSession("token".getBytes());
+    Deque<FakeServer.Script> left = new ConcurrentLinkedDeque<>(List.of(batchOf(null, notMaster), batchOf(token, none),
+        batchOf(null, notMaster), batchOf(token, none)));
+    FakeServer.Script script = request -> {
+      if (request.method.equals("get")) {
+        Kv.get_result result = absent();
+        result.success.setContext(token);
+        request.reply(result);
+      } else {
+        left.poll().handle(request);
+      }
+    };
+    try (FakeServer server = new FakeServer(script); PandoClient client = PandoClient.connect(server.address())) {
+      Session session = client.session();
+      for (int i = 0; i < 2; ++i) {
+        session.writeBatch(new WriteBatch().put("k", "v"));
+        session.get("k");
+      }
+      assertEquals(4, server.requests("writeBatch").size());
+      for (FakeServer.Request get : server.requests("get")) assertEquals(Level.SESSION.code, get.context().level);
     }
   }
 
