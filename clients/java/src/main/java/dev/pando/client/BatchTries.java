@@ -119,4 +119,10 @@ final class BatchTries implements Parts<BatchResult> {
     return known != null && known.results.stream()
         .anyMatch(result -> result.applied || (result.error != null && !isNo(result.error)));
   }
+
+  @Override
+  public boolean anyUnknown() {
+    return known != null && known.results.stream()
+        .anyMatch(result -> result.error != null && Applied.of(result.error.applied) == Applied.UNKNOWN);
+  }
 }

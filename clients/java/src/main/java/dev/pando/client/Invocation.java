@@ -10,7 +10,8 @@ import java.util.concurrent.TimeUnit;
  * One call of a caller, with all its tries: its deadline, the name of its write, what is known of its outcome, and when
  * to try again. It does no I/O; both clients use it. Used by one thread at a time.
  *
- * <p>Invariant: the lane goes back to the pool only if the outcome of every try is known, or a try succeeded.
+ * <p>Invariant: the lane goes back to the pool only if the outcome of every try is known, or a try succeeded; and for a
+ * batch only if the outcome of every op is known too, however the call ends.
  */
 final class Invocation<T> {
   /** How much longer than its budget a request is waited for, so that the server's own answer comes first. */
@@ -217,10 +218,7 @@ final class Invocation<T> {
   /** The call is over. `result` is null if it failed. */
   void end(T result) {
     if (name == null) return;
-    boolean known = result != null || !unknown;
-    if (result instanceof BatchResult batch) {
-      known = batch.results().stream().allMatch(r -> r.error().map(e -> e.applied() != Applied.UNKNOWN).orElse(true));
-    }
+    boolean known = (result != null || !unknown) && (parts == null || !parts.anyUnknown());
     lanes.end(name, known);
   }
 }

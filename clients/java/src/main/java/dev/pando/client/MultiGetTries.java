@@ -67,4 +67,9 @@ final class MultiGetTries implements Parts<List<Optional<KvRecord>>> {
   public boolean begun() {
     return false;
   }
+
+  @Override
+  public boolean anyUnknown() {
+    return false;
+  }
 }

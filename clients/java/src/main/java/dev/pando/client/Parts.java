@@ -23,4 +23,7 @@ interface Parts<T> {
 
   /** Whether some part has taken effect, or may have. */
   boolean begun();
+
+  /** Whether the outcome of some part is unknown, by what the replies said. */
+  boolean anyUnknown();
 }

@@ -3,6 +3,7 @@ package dev.pando.client;
 import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertNotEquals;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
@@ -267,6 +268,35 @@ class BlockingTest {
       }
       assertEquals(4, server.requests("writeBatch").size());
       for (FakeServer.Request get : server.requests("get")) assertEquals(Level.SESSION.code, get.context().level);
+    }
+  }
+
+  @Test
+  void theLaneOfABatchWithAnUnknownOpIsNotUsedAgainAfterAnInterrupt() throws Exception {
+    FakeServer.Script batch = batchOf(null, failure(pandoConstants.UNAVAILABLE, pandoConstants.APPLIED_UNKNOWN, 0),
+        failure(pandoConstants.OVERLOADED, pandoConstants.APPLIED_NO, 5000));
+    FakeServer.Script script = request -> {
+      if (request.method.equals("writeBatch")) {
+        batch.handle(request);
+      } else {
+        request.reply(new Kv.put_result().setSuccess(new dev.pando.api.WriteResult().setApplied(true)));
+      }
+    };
+    try (FakeServer server = new FakeServer(script); PandoClient client = PandoClient.connect(server.address())) {
+      Thread caller = Thread.currentThread();
+      new Thread(() -> {
+        while (server.requests.isEmpty() || caller.getState() != Thread.State.TIMED_WAITING) Thread.onSpinWait();
+        caller.interrupt();  // it waits for the next try
+      }).start();
+      WriteBatch ops = new WriteBatch().put("a", "1").put("b", "2");
+      PandoException error = assertThrows(PandoException.class, () -> client.writeBatch(ops));
+      assertTrue(Thread.interrupted());
+      assertEquals(ErrorCode.CLOSED, error.code());
+      assertEquals(Applied.UNKNOWN, error.applied());
+      client.put("k", "v");
+      assertEquals(2, server.requests.size());
+      assertNotEquals(server.requests.get(0).lane(), server.requests.get(1).lane());
+      assertEquals(1, server.requests.get(1).context().sequence);
     }
   }
 
