@@ -53,10 +53,17 @@ export interface Call<M extends Method> {
   readonly session?: SessionState | undefined;
 }
 
-/** The newest token of a session. */
+/**
+ * The newest token of a session. `overflowed`: it has seen more partitions than a token can tell of, so from now on only
+ * the masters show all that it has seen.
+ */
 export interface SessionState {
   token: Buffer;
+  overflowed: boolean;
 }
+
+/** The reply to these always has the token of the session, unless there is none any more or a snapshot was read. */
+const TELLS_TOKEN: ReadonlySet<Method> = new Set(['get', 'put', 'remove', 'increment', 'touch']);
 
 interface Lane {
   readonly clientId: Buffer;
@@ -202,6 +209,7 @@ class Tries<M extends Method> {
     }
     const reply = await connection.request(call.method, context, request, limit);
     this.caller.observe(reply.context, call.session);
+    this.lookForToken(reply.context, request);
     try {
       call.check?.(reply);
       const again = call.batch?.take(reply as wire.WriteBatchReply, this.name !== null, this.unknown);
@@ -212,6 +220,12 @@ class Tries<M extends Method> {
     }
     this.certain = !call.batch?.unknown;
     return reply;
+  }
+
+  private lookForToken(context: wire.ReplyContext | null | undefined, request: RequestOf<M>): void {
+    const { method, session } = this.call;
+    if (!session?.token.length || context?.session?.length || !TELLS_TOKEN.has(method)) return;
+    if (!(request as { snapshot?: Buffer | null }).snapshot?.length) session.overflowed = true;
   }
 
   private context(connection: Connection, budgetMs: number): wire.Context {

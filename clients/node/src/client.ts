@@ -87,7 +87,7 @@ class ClientInvoker implements Invoker {
   ): Promise<ReplyOf<M>> {
     const { method, request, kind, options, needs, check, batch, source } = invocation;
     let level = toLevel(options.level);
-    if (level === 0 && kind === 'read') level = session ? toLevel('session') : this.readLevel;
+    if (level === 0 && kind === 'read') level = session ? levelOf(session) : this.readLevel;
     if (level === 0 && kind === 'write' && method !== 'deleteRange') level = this.writeLevel;
     const staleness = level === toLevel('bounded') ? (options.maxStalenessMs ?? this.maxStalenessMs) : 0;
     return this.caller.call({
@@ -184,6 +184,10 @@ export class Client extends KvOperations {
   }
 }
 
+function levelOf(session: SessionState): number {
+  return toLevel(session.overflowed ? 'linearizable' : 'session');
+}
+
 /** Gives every call the token of the session, and keeps the newest; so the calls of a session follow each other. */
 class SessionInvoker implements Invoker {
   readonly state: SessionState;
@@ -193,7 +197,7 @@ class SessionInvoker implements Invoker {
     private readonly core: ClientInvoker,
     token: Buffer,
   ) {
-    this.state = { token };
+    this.state = { token, overflowed: false };
   }
 
   get timeoutMs(): number {
@@ -238,7 +242,7 @@ function turnAfter(
 
 /**
  * Calls that belong together: reads are at the level `session` unless they say another, and see everything that the
- * session has read and written. Calls that are made at once are carried out one after the other; a call waits for its
+ * session has read and written. (When it has seen more partitions than its token can name, they are `linearizable`.) Calls that are made at once are carried out one after the other; a call waits for its
  * turn no longer than its timeout.
  */
 export class Session extends KvOperations {

@@ -259,6 +259,33 @@ test('a session sends the newest token, reads at its level, and makes one call a
   }
 });
 
+test('a session that has seen more than a token can tell reads at the masters', async (t) => {
+  let token = 'token';
+  const server = await fakeServer(t, (call) => {
+    const context = new types.ReplyContext({ session: Buffer.from(token), hlc: i64(1n) });
+    call.reply(Object.assign(plausible(call), { context }));
+  });
+  const session = clientOf(t, server).session();
+  const levels = () => server.of('get').map(({ context }) => context.level ?? 0);
+  token = '';
+  await session.put('a', '1'); // the session has none yet
+  await session.get('a');
+  token = 'token';
+  await session.put('a', '1');
+  await session.get('a');
+  token = '';
+  await session.batch().put('a', '1').write();
+  await session.get('a', { snapshot: Buffer.from('s') });
+  token = 'token';
+  await session.get('a');
+  assert.deepEqual(levels(), [6, 6, 0, 6]);
+  token = '';
+  await session.put('a', '1');
+  await session.get('a');
+  assert.deepEqual(levels(), [6, 6, 0, 6, 4]);
+  assert.equal(session.token.toString(), 'token');
+});
+
 test('a call of a session that waits for its turn is ended by its signal, and the others keep their order', async (t) => {
   const waiting = [];
   const server = await fakeServer(t, (call) => waiting.push(call));
