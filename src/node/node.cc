@@ -17,13 +17,8 @@ namespace {
 
 constexpr uint64_t kMiB = 1u << 20;
 constexpr int64_t kMsPerSecond = 1000;
-// malloc maps allocations of this size, and returns them to the system when they are freed. Up to four times as much of
-// what is smaller stays with each reactor, which is little beside the memory that the node may take. The pages of a
-// long scan are to be smaller: those that go back to the system are cleared for each page anew, a fifth of the scan's
-// work.
-int MmapThresholdBytes(uint64_t limit_bytes, uint32_t reactors) {
-  return static_cast<int>(std::clamp<uint64_t>(limit_bytes / 512 / reactors, 256u << 10, 8u << 20));
-}
+// malloc maps allocations above this size, and returns them to the system when they are freed.
+constexpr int kMmapThresholdBytes = 256 << 10;
 
 // Of a new store.
 Status CheckReactors(uint32_t reactors, uint32_t partitions) {
@@ -98,9 +93,8 @@ Status Node::Start() {
       ConnectionBudgets::Limits{descriptors_.sockets, std::max(descriptors_.peer_sockets, 1u), kMaxHttpSockets});
   ASSIGN_OR_RETURN(memory_, SplitMemory(options_, shape));
   shared_ = std::make_unique<RpcShared>(static_cast<int64_t>(memory_.request_bytes));
-  const int mmap_threshold_bytes = MmapThresholdBytes(options_.memory_limit_bytes, reactors);
-  mallopt(M_MMAP_THRESHOLD, mmap_threshold_bytes);
-  mallopt(M_TRIM_THRESHOLD, 4 * mmap_threshold_bytes);
+  mallopt(M_MMAP_THRESHOLD, kMmapThresholdBytes);
+  mallopt(M_TRIM_THRESHOLD, 4 * kMmapThresholdBytes);
   mallopt(M_ARENA_MAX, static_cast<int>(reactors) + 1);
   RETURN_IF_ERROR(CheckLogBudget(options_, reactors));
 
