@@ -1,5 +1,5 @@
-// ByteBuffer: bytes that grow, in memory that nobody has filled with zeros. Unlike a std::string it can be filled by
-// recv(2) or an encoder at once. It keeps its memory when it is cleared, so a buffer that is used again causes no page
+// ByteBuffer: bytes that grow, in memory that nobody has filled with zeros. Unlike a std::string, it can be filled by
+// recv(2) or an encoder directly. It keeps its memory when it is cleared, so a buffer that is used again causes no page
 // faults.
 //
 // Threads: plain values.

@@ -36,7 +36,7 @@ struct ExportStyle {
 class RowEncoder {
  public:
   struct Piece {
-    std::vector<FileChunk> chunks;  // its bytes. ExportFile takes them, and gives their memory back to the pool
+    std::vector<FileChunk> chunks;  // its bytes. Who writes them gives their memory back to the pool
     size_t bytes = 0;
     std::string metadata;   // Parquet: of the row group
     uint64_t not_text = 0;  // CSV without base64: the rows with a key or value that is not UTF-8

@@ -93,7 +93,8 @@ Status FileWriter::WriteOut() {
 
 Status FileWriter::Flush() {
   RETURN_IF_ERROR(WriteOut());
-  return ::fdatasync(fd_) == 0 ? Status() : ErrnoError(errno, "sync {}", path_);
+  if (sync_failed_.ok() && ::fdatasync(fd_) != 0) sync_failed_ = ErrnoError(errno, "sync {}", path_);
+  return sync_failed_;
 }
 
 }  // namespace pando::admin

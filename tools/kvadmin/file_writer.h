@@ -1,5 +1,5 @@
-// FileWriter: appends to a file in large blocks, past the page cache (O_DIRECT) where the file system can do that. What
-// is written once and not read soon costs half the time so, and does not push out what others have in the page cache.
+// FileWriter: appends to a file in large blocks, past the page cache (O_DIRECT) where the file system can do that. That
+// takes half the time, and what other programs have in the page cache stays there.
 //
 // Bytes are gathered in a block of kBlockBytes. The last ones before a flush, which do not fill 4 KiB, go through the
 // page cache, and are written once more with what follows.
@@ -27,7 +27,7 @@ class FileWriter {
   Status Append(std::string_view bytes);
   // Writes all that was appended, so that others see it.
   Status WriteOut();
-  // The same, and makes it durable.
+  // The same, and makes it durable. Once that has failed, it fails for ever: the system reports a lost write only once.
   Status Flush();
 
  private:
@@ -43,6 +43,7 @@ class FileWriter {
   size_t used_ = 0;      // of the block
   uint64_t offset_ = 0;  // of the block in the file
   bool direct_ = false;
+  Status sync_failed_;
 };
 
 }  // namespace pando::admin

@@ -67,7 +67,7 @@ Result<std::optional<RangeReaders::Piece>> RangeReaders::Next(std::chrono::milli
 void RangeReaders::Deliver(uint64_t part, Item item) {
   const uint64_t bytes = MemoryOf(item.piece);
   std::unique_lock lock(mutex_);
-  // The part that is wanted next may have one piece in any case: what is beyond it waits for it.
+  // The caller gets a piece of the part that it wants next, even if pieces of later parts have taken all room.
   room_.wait(lock, [&] {
     const bool next = part == wanted_part_ && items_[part].empty();
     return stopped_ || next || buffered_bytes_ + bytes <= options_.buffer_bytes;

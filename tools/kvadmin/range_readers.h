@@ -9,9 +9,10 @@
 // Threads: the object belongs to one. Its threads have connections of their own, share what `mutex_` and `plan_mutex_`
 // protect, and have ended when the destructor returns.
 //
-// Memory: pieces that wait for the caller take at most Options::buffer_bytes, except those of the part that the caller
-// gets next: a thread with a later part waits. So what is held is that, a piece and a page of each thread, and what the
-// pool keeps for later pieces. While a thread encodes a page, it has asked for the next one, unless it is paced.
+// Memory: pieces that wait for the caller take at most Options::buffer_bytes, and one piece more, which the caller gets
+// next. A thread whose piece has no room waits with it. So what is held is that, a piece and a page of each thread, and
+// what the pool keeps for later pieces. While a thread encodes a page, it has asked for the next one, unless it is
+// paced.
 #pragma once
 
 #include <atomic>

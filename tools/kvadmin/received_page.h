@@ -18,7 +18,7 @@ namespace pando::admin {
 
 struct ReceivedPage {
   ByteBuffer frame;           // without its length; it has what `rows` point to
-  std::vector<RowView> rows;  // `encoded` and all that is not asked for stays unused
+  std::vector<RowView> rows;  // of the page
   std::string cursor;         // empty: the range is exhausted
 };
 

@@ -285,9 +285,10 @@ Status FileExport::Open(bool resume, std::string* snapshot) {
   if (position.rows > 0) {
     tools::PrintNote("resuming after {} records\n", position.rows);
   } else if (resume && options.parts == 0) {
-    tools::PrintNote("{} to {}{}: starting from the beginning\n",
-                     file_.has_discarded() ? "the interrupted export" : "no interrupted export", output_,
-                     file_.has_discarded() ? " had saved no position yet" : " is there");
+    tools::PrintNote(
+        "{} to {}{}: starting from the beginning\n",
+        file_.has_discarded() ? "the interrupted export" : "no interrupted export", output_,
+        file_.has_discarded() ? " had saved no position, or ended before its manifest was written" : " is there");
   } else if (!options.quiet && options.to_file() && ::access(output_.c_str(), F_OK) == 0) {
     tools::PrintNote("{} exists, and is replaced when the export is complete\n", output_);
   }
