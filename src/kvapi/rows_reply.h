@@ -3,10 +3,11 @@
 //
 // It is encoded like the struct with these rows in its first field, `success.rows`, in any protocol.
 //
-// Threads: one reactor. It refers to what it is made of.
+// Threads: one reactor. The result and the page, or the encoded rows, must outlive it.
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 #include "gen-cpp/pando_types.h"

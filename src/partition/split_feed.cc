@@ -24,7 +24,8 @@ Status ClaimedByAnother() { return Error(Code::kAborted, "another feed has claim
 
 bool IsLane(std::string_view stored) { return stored.starts_with(kLaneKeys.prefix()); }
 
-// The lane for a half. One of several results would answer for operations of the other half.
+// The lane for a half. One of several results would answer for operations of the other half. A lane without results
+// loses its digest, too: that of the whole write would refuse a part of it, and say that it was not applied.
 Result<std::string> LaneForHalf(std::string_view value) {
   ASSIGN_OR_RETURN(const Lane lane, DecodeLane(value));
   if (lane.results.size() == 1) return std::string(value);

@@ -83,7 +83,7 @@ TEST(RowsReply, IsByteForByteWhatTheGeneratedStructIs) {
     const auto fill_scan = [&](api::ScanReply* reply) {
       reply->cursor = cursor;
       if (!with_context) return;
-      reply->context.__set_session("session");
+      reply->context.__set_session(std::string(20'000, 's'));  // as of a thousand partitions
       reply->__isset.context = true;
     };
     ExpectSameBytes<api::Kv_scan_result>(fill_scan, page, sizes_only);
