@@ -103,6 +103,8 @@ void RangeReaders::Run(Connections* connections) {
       }
     } catch (const std::bad_alloc&) {
       status = Error(Code::kIoError, "out of memory; read less at a time, with a smaller --parallel or --page-rows");
+    } catch (const std::exception& e) {
+      status = Error(Code::kIoError, "{}", e.what());
     }
     if (status.ok()) continue;
     if (!number) {  // what would have been the next part
