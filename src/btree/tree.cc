@@ -272,7 +272,9 @@ LeavesAhead Tree::ReadAhead(Generation view, const ScanAhead& scan, TaskGroup* t
   walk.covered.looked_at = walk.covered.leaves;
   // The scan reads a single leaf itself.
   if (walk.covered.leaves > 1) {
-    const BufferPool::StartedReads started = pool_.LoadAhead(this, walk.unread, tasks);
+    const size_t in_memory = walk.covered.leaves - walk.unread.size();
+    const size_t most_pages = scan.most_pages - std::min(scan.most_pages, in_memory);
+    const BufferPool::StartedReads started = pool_.LoadAhead(this, walk.unread, most_pages, tasks);
     walk.covered.pages = started.pages;
     walk.covered.reads = started.reads;
     if (started.covered < walk.unread.size()) {

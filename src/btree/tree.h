@@ -164,7 +164,8 @@ struct ScanAhead {
   std::string_view bound;  // the same for the other end of the range
   bool reverse = false;
   uint64_t rows = 0, bytes = 0;  // it ends when it has either
-  size_t leaves = 0;             // no more than so many are read ahead
+  size_t leaves = 0;             // no more than so many are looked at
+  size_t most_pages = 0;         // of these in memory afterwards, or a few more if as many were before
 };
 
 // What MoveLeaf has done.

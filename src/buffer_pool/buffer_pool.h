@@ -113,8 +113,8 @@ struct BufferPoolOptions {
   Compression compression = Compression::kNone;
 };
 
-// How far ahead a scan may read. All scans of a pool share a sixteenth of its frames, so that the small queue, a tenth,
-// keeps what they have read ahead until they use it.
+// How far ahead a scan may read. All scans of a pool share a tenth of its frames, which is the size of the small queue,
+// so that it keeps what they have read ahead until they use it.
 class ReadAheadClaim {
  public:
   explicit ReadAheadClaim(class BufferPool* pool) : pool_(*pool) {}
@@ -217,10 +217,11 @@ class BufferPool {
     size_t pages = 0, reads = 0;  // that were started
   };
   // Starts to read leaves that will probably be needed, the first of the list first, in tasks of `tasks`, and does not
-  // wait. Those that lie close together on disk are read in one I/O. Reads no more than the pool has room for, and has
-  // no more than kMaxReadsAhead under way, so that others' I/O does not wait behind them. Errors surface when the page
-  // is loaded.
-  StartedReads LoadAhead(PageOwner* owner, const std::vector<ChildRef>& leaves, TaskGroup* tasks);
+  // wait. Those that lie close together on disk are read in one I/O, also if some of them are needed much later.
+  // Afterwards no more than `most_pages` of the list are in memory or being read, or a few more if as many were before.
+  // Reads no more than the pool has room for, and has no more than kMaxReadsAhead under way, so that others' I/O does
+  // not wait behind them. Errors surface when the page is loaded.
+  StartedReads LoadAhead(PageOwner* owner, const std::vector<ChildRef>& leaves, size_t most_pages, TaskGroup* tasks);
   // Suspends until a load of `frames` frames has room. The caller should hold no pins here, or all
   // waiters may wait forever. An error means that there is no room, and that the pool has failed or
   // the store of `owner` is condemned.
@@ -255,9 +256,10 @@ class BufferPool {
   friend class ReadAheadClaim;
   // Frames that only writers may use, so that applying a committed record never waits for a read.
   static constexpr size_t kWriterReserve = 32;
-  static constexpr uint32_t kMaxGapBlocks = 4;
+  // Reading so many blocks takes about as long as another read (docs/BENCHMARKS.md).
+  static constexpr uint32_t kMaxGapBlocks = 2;
   // Claims for reading ahead, and pages that are being read ahead, take at most this part of all frames each.
-  static constexpr size_t kReadAheadDivisor = 16;
+  static constexpr size_t kReadAheadDivisor = 10;
   static constexpr size_t kMaxReadsAhead = 64, kFewReads = 8;
   struct Fifo {
     FrameId head = kNoFrame, tail = kNoFrame;

@@ -165,8 +165,9 @@ struct Wanted {
 
 // Some of a list of leaves: those read together.
 struct Together {
-  size_t first = 0, last = 0;
+  size_t first = 0, end = 0;
   uint32_t soonest = UINT32_MAX;  // the lowest order
+  size_t pages() const { return end - first; }
 };
 
 // Sorts the leaves by place, and returns which of them to read together, those that are needed soonest first.
@@ -185,52 +186,66 @@ std::vector<Together> GroupByPlace(std::vector<Wanted>* leaves, uint32_t max_gap
       begin = place.block();
     }
     end = place.block() + place.blocks();
-    groups.back().last = i;
+    groups.back().end = i + 1;
     groups.back().soonest = std::min(groups.back().soonest, (*leaves)[i].order);
   }
   std::sort(groups.begin(), groups.end(), [](const Together& a, const Together& b) { return a.soonest < b.soonest; });
   return groups;
 }
 
+// Leaves so many pages of the group, among them the one that is needed soonest. Returns when the first of those that it
+// takes out is needed.
+uint32_t LimitTo(size_t pages, const std::vector<Wanted>& leaves, Together* group) {
+  if (group->pages() <= pages) return UINT32_MAX;
+  const Together whole = *group;
+  size_t soonest = whole.first;
+  while (leaves[soonest].order != whole.soonest) ++soonest;
+  group->first = std::min(soonest, whole.end - pages);
+  group->end = group->first + pages;
+  uint32_t taken_out = UINT32_MAX;
+  for (size_t i = whole.first; i < whole.end; ++i) {
+    if (i < group->first || i >= group->end) taken_out = std::min(taken_out, leaves[i].order);
+  }
+  return taken_out;
+}
+
 }  // namespace
 
-BufferPool::StartedReads BufferPool::LoadAhead(PageOwner* owner, const std::vector<ChildRef>& leaves,
+BufferPool::StartedReads BufferPool::LoadAhead(PageOwner* owner, const std::vector<ChildRef>& leaves, size_t most_pages,
                                                TaskGroup* tasks) {
-  StartedReads started;
   std::vector<Wanted> unread;
-  const size_t room = frames_.size() / kReadAheadDivisor - reading_ahead_frames_;
-  size_t next = 0;
-  for (; next < leaves.size(); ++next) {
-    const Extent location = leaves[next].location;
-    if (location.empty() || location.size_bytes() > page_bytes_ || LookupAny(owner, location)) continue;
-    if (unread.size() == room) break;
-    unread.push_back({leaves[next], static_cast<uint32_t>(next)});
+  size_t in_memory = 0;
+  for (size_t i = 0; i < leaves.size(); ++i) {
+    const Extent location = leaves[i].location;
+    if (location.empty() || location.size_bytes() > page_bytes_) continue;
+    if (LookupAny(owner, location)) {
+      ++in_memory;
+    } else {
+      unread.push_back({leaves[i], static_cast<uint32_t>(i)});
+    }
   }
-  // No more than can be read with the reads that are left.
-  std::vector<Together> groups;
-  for (const size_t reads_left = kMaxReadsAhead - reads_ahead_;;) {
-    std::vector<Wanted> sorted = unread;
-    groups = GroupByPlace(&sorted, kMaxGapBlocks);
-    const bool fits = groups.size() <= reads_left && MakeRoom(unread.size());
-    if (fits || unread.empty()) {
-      unread = std::move(sorted);
+  StartedReads started;
+  started.covered = leaves.size();
+  const size_t wanted = std::max(most_pages - std::min(most_pages, in_memory), kFewReads);
+  const size_t room = std::min(wanted, frames_.size() / kReadAheadDivisor - reading_ahead_frames_);
+  for (Together group : GroupByPlace(&unread, kMaxGapBlocks)) {
+    const uint32_t taken_out = LimitTo(room - started.pages, unread, &group);
+    started.covered = std::min<size_t>(started.covered, taken_out);
+    const size_t pages = group.pages();
+    if (pages == 0 || reads_ahead_ == kMaxReadsAhead || !MakeRoom(pages)) {
+      // What is needed before this group is in the groups before.
+      started.covered = std::min<size_t>(started.covered, group.soonest);
       break;
     }
-    const size_t fewer = groups.size() > reads_left ? std::max(reads_left, unread.size() / 2) : unread.size() / 2;
-    next = unread[fewer].order;
-    unread.resize(fewer);
-  }
-  for (const Together& group : groups) {
     std::vector<PagePin> pins;
-    pins.reserve(group.last - group.first + 1);
-    for (size_t i = group.first; i <= group.last; ++i) pins.push_back(Pin(StartLoading(owner, unread[i].ref)));
-    reading_ahead_frames_ += pins.size();
+    pins.reserve(pages);
+    for (size_t i = group.first; i < group.end; ++i) pins.push_back(Pin(StartLoading(owner, unread[i].ref)));
+    reading_ahead_frames_ += pages;
     ++reads_ahead_;
+    started.pages += pages;
+    ++started.reads;
     tasks->Spawn(ReadTogether(std::move(pins)));
   }
-  started.covered = next;
-  started.pages = unread.size();
-  started.reads = groups.size();
   stats_.ahead_pages_total += started.pages;
   stats_.ahead_reads_total += started.reads;
   return started;

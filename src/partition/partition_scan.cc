@@ -9,9 +9,11 @@
 
 namespace pando {
 namespace {
-// A scan reads so many leaves ahead, if other scans leave it the memory, in batches of half as many: the more, the more
-// of them lie together.
+// A scan reads so many leaves ahead, if other scans leave it the memory.
 constexpr size_t kReadAheadLeaves = 512, kLeastReadAheadLeaves = 8;
+// It looks so much further for leaves that lie beside those that it reads, and looks again when it has used up a
+// quarter of what it may read ahead. The further, the more of them lie together; the more often, the busier the disk.
+constexpr size_t kHorizon = 2, kLooksPerClaim = 4;
 // A page with such limits is probably followed by the next one, whose first quarter is read ahead, too.
 constexpr size_t kLongPageRows = 1000, kLongPageBytes = 1u << 20;
 // Leaves are scattered if so many of them took more than one read for each kPagesTogether, or, if they are large, for
@@ -49,7 +51,9 @@ class PartitionReader::Scanner {
   }
 
   // -- read-ahead
-  bool WantsReadAhead() const { return leaves_ahead_ == 0 || (!all_ahead_ && leaves_ahead_ <= refill_at_); }
+  bool WantsReadAhead() const {
+    return leaves_ahead_ == 0 || (!all_ahead_ && leaves_since_look_ * kLooksPerClaim >= claimed_);
+  }
   ScanAhead ToCome();
   bool Scattered(const LeavesAhead& covered) const {
     const size_t half_a_chunk = ExtentAllocator::kChunkBlocks * kBlockBytes / pool_.page_bytes() / 2;
@@ -57,9 +61,9 @@ class PartitionReader::Scanner {
   }
   void NoteReadAhead(const LeavesAhead& covered) {
     leaves_ahead_ = covered.leaves;
-    refill_at_ = covered.leaves / 2;
+    leaves_since_look_ = 0;
     all_ahead_ = covered.all;
-    (void)claim_.Resize(std::min(covered.leaves, claimed_));
+    if (covered.all) claimed_ = claim_.Resize(std::min(covered.leaves, claimed_));
   }
 
   // -- the row that AddRow could not add because its value is not resident (kReadValue)
@@ -71,6 +75,10 @@ class PartitionReader::Scanner {
   Step AddLeafForwards(const TreeNode& node, int64_t now_ms);
   Step AddLeafBackwards(const TreeNode& node, int64_t now_ms);
   void StopBefore(std::string key);
+  void NoteLeafOver() {
+    if (leaves_ahead_ > 0) --leaves_ahead_;
+    ++leaves_since_look_;
+  }
   Step Push(const ScanRow& row);
 
   Tree& tree_;
@@ -84,7 +92,7 @@ class PartitionReader::Scanner {
   uint32_t unread_bytes_ = 0;
   size_t claimed_ = 0;
   size_t leaves_ahead_ = 0;  // from the scan's position on: in memory, or being read
-  size_t refill_at_ = 0;
+  size_t leaves_since_look_ = 0;
   size_t rows_beyond_ = 0, bytes_beyond_ = 0;  // of the next page, to be read ahead
   bool all_ahead_ = false;                     // they are all that the scan needs
 };
@@ -100,7 +108,8 @@ ScanAhead PartitionReader::Scanner::ToCome() {
   const size_t bytes = std::min(spec_.max_bytes, spec_.hard_bytes);
   scan.bytes = spec_.keys_only || spec_.sizes_only ? SIZE_MAX : bytes + std::min(bytes_beyond_, SIZE_MAX - bytes);
   claimed_ = claim_.Resize(std::min<size_t>(scan.rows, kReadAheadLeaves));
-  scan.leaves = std::max(claimed_, kLeastReadAheadLeaves);
+  scan.leaves = std::max(claimed_ * kHorizon, kLeastReadAheadLeaves);
+  scan.most_pages = std::max(claimed_, kLeastReadAheadLeaves);
   return scan;
 }
 
@@ -198,7 +207,7 @@ PartitionReader::Scanner::Step PartitionReader::Scanner::AddLeafForwards(const T
     return Step::kOver;
   }
   spec_.start = node.upper();
-  if (leaves_ahead_ > 0) --leaves_ahead_;
+  NoteLeafOver();
   return Step::kMore;
 }
 
@@ -216,7 +225,7 @@ PartitionReader::Scanner::Step PartitionReader::Scanner::AddLeafBackwards(const 
     return Step::kOver;
   }
   spec_.end = node.lower();
-  if (leaves_ahead_ > 0) --leaves_ahead_;
+  NoteLeafOver();
   return Step::kMore;
 }
 

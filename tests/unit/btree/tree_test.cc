@@ -526,6 +526,7 @@ TEST(Tree, ReadAheadCoversWhatAScanWants) {
       scan.rows = 100;
       scan.bytes = SIZE_MAX;
       scan.leaves = 1000;
+      scan.most_pages = 1000;
       const std::string from = key(2500), bound = key(reverse ? 2400 : 2600), end = key(reverse ? 2470 : 2530);
       scan.from = from;
       LeavesAhead covered;

@@ -287,7 +287,7 @@ TEST_F(BufferPoolTest, PagesThatLieTogetherAreReadTogether) {
       TaskGroup group;
       std::vector<ChildRef> refs;
       for (const uint64_t i : pages) refs.push_back(t->refs_[i]);
-      t->pool_->LoadAhead(&t->owner_, std::move(refs), &group);
+      t->pool_->LoadAhead(&t->owner_, refs, /*most_pages=*/100, &group);
       for (const uint64_t i : pages) {
         const Frame* frame = t->pool_->LookupAny(&t->owner_, t->refs_[i].location);
         EXPECT_NE(frame, nullptr) << "page " << i << " is neither in memory nor being read";
@@ -296,24 +296,64 @@ TEST_F(BufferPoolTest, PagesThatLieTogetherAreReadTogether) {
     }
   };
   machine_->disk().FlipBit(kPath, 13 * kPage + 4000);
-  // Page 20 follows after a gap of 4 blocks, page 26 after one of 5.
-  Run(Body::Run(this, {15, 10, 12, 13, 11, 20, 26}));
+  // Page 18 follows after a gap of 2 blocks, page 22 after one of 3.
+  Run(Body::Run(this, {15, 10, 12, 13, 11, 18, 22}));
   EXPECT_EQ(pool_->stats().ahead_reads_total, 2u);
   EXPECT_EQ(pool_->stats().ahead_pages_total, 7u);
   EXPECT_EQ(Resident(0, 100), 6u) << "all but the damaged page";
   const uint64_t loads = pool_->stats().loads_total;
-  for (const uint64_t i : {10, 11, 12, 15, 20, 26}) Load(i, i + 1);
+  for (const uint64_t i : {10, 11, 12, 15, 18, 22}) Load(i, i + 1);
   EXPECT_EQ(pool_->stats().loads_total, loads);
   EXPECT_EQ(LoadOne(refs_[13]).code(), Code::kCorruption);
   Run(Body::Run(this, {10, 11, 12}));
   EXPECT_EQ(pool_->stats().loads_total, loads + 1) << "what is in memory is not read again";
 }
 
+// A read takes along what lies beside the pages that are needed soon, but no more than it may. What is covered ends
+// before the first page that is neither in memory nor being read.
+TEST_F(BufferPoolTest, ReadingAheadTellsHowFarItGot) {
+  struct Body {
+    static Task<void> Run(BufferPoolTest* t, size_t most_pages, BufferPool::StartedReads* started) {
+      TaskGroup group;
+      // Needed in this order: two near page 100, two near page 200, four more near page 100, one near page 300.
+      std::vector<ChildRef> refs;
+      for (const uint64_t i : {100, 101, 200, 201, 102, 103, 104, 105, 300}) refs.push_back(t->refs_[i]);
+      *started = t->pool_->LoadAhead(&t->owner_, refs, most_pages, &group);
+      co_await group.Drain();
+    }
+  };
+  BufferPool::StartedReads started;
+  Run(Body::Run(this, 8, &started));  // both groups fit
+  EXPECT_EQ(started.pages, 8u);
+  EXPECT_EQ(started.reads, 2u);
+  EXPECT_EQ(started.covered, 8u) << "all but page 300";
+  Run(Body::Run(this, 8, &started));  // as many are in memory, but a few may always be read
+  EXPECT_EQ(started.pages, 1u);
+  EXPECT_EQ(started.covered, 9u);
+}
+
+TEST_F(BufferPoolTest, AGroupThatIsTooLargeIsReadInPart) {
+  struct Body {
+    static Task<void> Run(BufferPoolTest* t, BufferPool::StartedReads* started) {
+      TaskGroup group;
+      std::vector<ChildRef> refs = {t->refs_[110]};
+      for (uint64_t i = 100; i < 110; ++i) refs.push_back(t->refs_[i]);
+      *started = t->pool_->LoadAhead(&t->owner_, refs, /*most_pages=*/8, &group);
+      co_await group.Drain();
+    }
+  };
+  BufferPool::StartedReads started;
+  Run(Body::Run(this, &started));
+  EXPECT_EQ(started.pages, 8u);
+  EXPECT_EQ(Resident(110, 111), 1u) << "what is needed first";
+  EXPECT_EQ(started.covered, 1u) << "page 100 is neither in memory nor being read";
+}
+
 TEST_F(BufferPoolTest, AFailedReadOfSeveralPagesIsNoDamage) {
   struct Body {
     static Task<void> Run(BufferPoolTest* t, std::vector<ChildRef> refs) {
       TaskGroup group;
-      t->pool_->LoadAhead(&t->owner_, std::move(refs), &group);
+      t->pool_->LoadAhead(&t->owner_, refs, /*most_pages=*/100, &group);
       co_await group.Drain();
     }
   };
@@ -329,16 +369,17 @@ TEST_F(BufferPoolTest, ReadingAheadTakesAPartOfThePool) {
   struct Body {
     static Task<void> Run(BufferPoolTest* t) {
       TaskGroup group;
-      t->pool_->LoadAhead(&t->owner_, std::vector<ChildRef>(t->refs_.begin() + 1, t->refs_.begin() + 900), &group);
+      t->pool_->LoadAhead(&t->owner_, std::vector<ChildRef>(t->refs_.begin() + 1, t->refs_.begin() + 900),
+                          /*most_pages=*/900, &group);
       co_await group.Drain();
     }
   };
   Run(Body::Run(this));
   EXPECT_GT(pool_->stats().ahead_pages_total, 0u);
-  EXPECT_LE(pool_->stats().ahead_pages_total, kFrames / 16);
+  EXPECT_LE(pool_->stats().ahead_pages_total, kFrames / 10);
   ReadAheadClaim one(pool_.get()), two(pool_.get());
   EXPECT_EQ(one.Resize(10), 10u);
-  EXPECT_EQ(two.Resize(1000), kFrames / 16 - 10);
+  EXPECT_EQ(two.Resize(1000), kFrames / 10 - 10);
   EXPECT_EQ(one.Resize(15), 10u) << "nothing is left";
   two.Resize(0);
   EXPECT_EQ(one.Resize(15), 15u);

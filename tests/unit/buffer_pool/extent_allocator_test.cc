@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 #include <random>
 #include <set>
 #include <string>
@@ -264,21 +265,51 @@ TEST(ExtentAllocator, APlaceIsBetterIfClearlyMoreNeighborsAreThere) {
   EXPECT_TRUE(a.HasBetterPlace(Block(200), near));
 }
 
-// New pages of full chunks share one chunk after the other, so that others stay entirely free.
-TEST(ExtentAllocator, PagesOfFullChunksLeaveOthersFree) {
+// The pages of a parent whose chunks are full share chunks, and hardly with those of others. An eighth of the free
+// space stays in chunks that are entirely free.
+TEST(ExtentAllocator, PagesOfFullChunksShareChunksWithTheirSiblings) {
   ExtentAllocator a(kGroup);
   const uint64_t half = kGroup / 2;
   for (uint64_t block = 0; block < half; block += 64) a.MarkUsed(Extent::Of(block, 64));
-  for (uint64_t i = 0; i < 256; ++i) {
-    ASSERT_TRUE(a.AllocateNear(1, {}, std::vector<Extent>{Block(i * 37 % (half / 64) * 64)}));
+  std::map<uint64_t, std::set<uint64_t>> homes_in, chunks_of;  // by chunk, and by home
+  std::map<uint64_t, Extent> before;
+  for (uint64_t i = 0; i < 40 * 64; ++i) {
+    const uint64_t home = i % 64;                                         // 64 parents
+    std::vector<Extent> near = {Block(home * 64), Block(home * 64 + 1)};  // and the one before, if any
+    if (before.contains(home)) near.push_back(before.at(home));
+    const std::optional<Extent> got = a.AllocateNear(1, {}, near);
+    ASSERT_TRUE(got);
+    before[home] = *got;
+    homes_in[got->block() / 64].insert(home);
+    chunks_of[home].insert(got->block() / 64);
   }
+  for (const auto& [home, chunks] : chunks_of) EXPECT_LE(chunks.size(), 4u) << "home " << home;
+  uint64_t pairs = 0;
+  for (const auto& [chunk, homes] : homes_in) pairs += homes.size();
+  EXPECT_LE(pairs, 3 * homes_in.size()) << "a chunk has pages of few parents";
   uint64_t free_chunks = 0;
-  for (uint64_t block = 0; block < kGroup; block += 64) {
-    uint64_t used = 0;
-    for (uint64_t b = block; b < block + 64; ++b) used += a.IsUsed(b);
-    free_chunks += used == 0;
-  }
-  EXPECT_GE(free_chunks, half / 64 - 20);
+  for (uint64_t block = half; block < kGroup; block += 64) free_chunks += !homes_in.contains(block / 64);
+  EXPECT_GE(free_chunks * 64 * 8, a.free_blocks()) << "long runs need them";
+}
+
+// A page that finds no room beside its siblings opens a chunk that is entirely free rather than joining others.
+TEST(ExtentAllocator, APageOfAFullChunkOpensAnotherOne) {
+  ExtentAllocator a(kGroup);
+  for (uint64_t block = 0; block < kGroup / 2; block += 64) a.MarkUsed(Extent::Of(block, block < 640 ? 64 : 8));
+  const std::optional<Extent> got = a.AllocateNear(1, {}, std::vector<Extent>{Block(0)});
+  ASSERT_TRUE(got);
+  EXPECT_GE(got->block(), kGroup / 2);
+}
+
+// If only an eighth of the free space is in chunks that are entirely free, others are filled.
+TEST(ExtentAllocator, PagesOfFullChunksLeaveSomeFree) {
+  ExtentAllocator a(kGroup);
+  for (uint64_t block = 0; block < kGroup; block += 64) a.MarkUsed(Extent::Of(block, block < 640 ? 64 : 40));
+  for (uint64_t block = 640; block < 640 + 8 * 64; block += 64) a.Free(Extent::Of(block, 40));
+  ASSERT_LT(8 * 64 * 8u, a.free_blocks());
+  const std::optional<Extent> got = a.AllocateNear(1, {}, std::vector<Extent>{Block(0)});
+  ASSERT_TRUE(got);
+  EXPECT_GE(got->block(), 640u + 8 * 64);
 }
 
 // A4, compared with a plain model: space set aside is free, is not allocated, and is returned once.
