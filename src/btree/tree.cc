@@ -272,8 +272,11 @@ LeavesAhead Tree::ReadAhead(Generation view, const ScanAhead& scan, TaskGroup* t
   walk.covered.looked_at = walk.covered.leaves;
   // The scan reads a single leaf itself.
   if (walk.covered.leaves > 1) {
+    // However many are in memory, the scan needs the others.
+    constexpr size_t kLeastPart = 4;
     const size_t in_memory = walk.covered.leaves - walk.unread.size();
-    const size_t most_pages = scan.most_pages - std::min(scan.most_pages, in_memory);
+    const size_t left = scan.most_pages - std::min(scan.most_pages, in_memory);
+    const size_t most_pages = std::max(left, scan.most_pages / kLeastPart);
     const BufferPool::StartedReads started = pool_.LoadAhead(this, walk.unread, most_pages, tasks);
     walk.covered.pages = started.pages;
     walk.covered.reads = started.reads;

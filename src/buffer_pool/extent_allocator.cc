@@ -10,7 +10,7 @@
 namespace pando {
 namespace {
 constexpr uint32_t kGroupsPerStep = 64;   // searched by one TakeToRelease: 256 KiB of bitmaps
-constexpr uint32_t kWholeShare = 8;       // a part of the free space, for which chunks stay entirely free
+constexpr uint32_t kWholeShare = 4;       // a part of the free space, for which chunks stay entirely free
 constexpr uint32_t kMuchRoomBlocks = 16;  // free in a chunk to which pages that have left others may go
 constexpr uint32_t kGroupsPerSearch = 4;  // for a chunk with much room
 constexpr uint32_t kWorthAMove = 2;       // neighbors that a page must gain to be written anew for this
@@ -134,20 +134,28 @@ std::optional<Extent> ExtentAllocator::TakeIn(uint64_t chunk, uint32_t blocks) {
 
 // A chunk with much room in group `near`, or in one of the few groups that are looked at in turns if all chunks of that
 // one are rather full. The siblings of a page follow it there, so one that is entirely free is best: it fills with
-// pages of one parent. But an eighth of the free space stays in such chunks, because long runs need them and only they
-// go back to the file system. kNoChunk: all are full.
+// pages of one parent. But a quarter of the free space stays in such chunks, because long runs need them and only they
+// go back to the file system, and one that continues no such run goes first. kNoChunk: all are full.
 uint64_t ExtentAllocator::RoomyChunk(uint32_t near) {
   for (uint32_t tried = 0; tried <= kGroupsPerSearch; ++tried) {
     roomy_group_ %= group_count();
     const uint32_t index = tried == 0 ? near : roomy_group_;
     const Group& group = groups_[index];
     const auto chunk_of = [&](size_t word) { return uint64_t{index} * kChunksPerGroup + word; };
+    const std::vector<uint64_t>& words = group.words;
+    const auto is_whole = [&](size_t word) { return word < words.size() && words[word] == 0; };
     size_t roomiest = 0, whole = 0;
     uint32_t most = 0, whole_blocks = 0;
-    for (size_t i = 0; group.free >= kMuchRoomBlocks && i < group.words.size(); ++i) {
-      const auto free = static_cast<uint32_t>(std::popcount(~group.words[i]));
-      if (free == kChunkBlocks) whole = i, whole_blocks += kChunkBlocks;
-      if (free < kChunkBlocks && free > most) roomiest = i, most = free;
+    bool whole_is_alone = false;
+    for (size_t i = 0; group.free >= kMuchRoomBlocks && i < words.size(); ++i) {
+      const auto free = static_cast<uint32_t>(std::popcount(~words[i]));
+      if (free == kChunkBlocks) {
+        whole_blocks += kChunkBlocks;
+        if (!whole_is_alone) whole = i;
+        whole_is_alone |= !is_whole(i - 1) && !is_whole(i + 1);  // i - 1 may be past all words
+      } else if (free > most) {
+        roomiest = i, most = free;
+      }
     }
     if (whole_blocks > 0 && (most < kMuchRoomBlocks || whole_blocks * kWholeShare > group.free)) return chunk_of(whole);
     if (most >= kMuchRoomBlocks) return chunk_of(roomiest);

@@ -218,8 +218,9 @@ BufferPool::StartedReads BufferPool::LoadAhead(PageOwner* owner, const std::vect
   for (size_t i = 0; i < leaves.size(); ++i) {
     const Extent location = leaves[i].location;
     if (location.empty() || location.size_bytes() > page_bytes_) continue;
-    if (LookupAny(owner, location)) {
-      ++in_memory;
+    if (const Frame* found = LookupAny(owner, location)) {
+      // Those in the main queue do not need what others leave of the small one.
+      if (found->state == Frame::State::kLoading || found->queue == Frame::Queue::kSmall) ++in_memory;
     } else {
       unread.push_back({leaves[i], static_cast<uint32_t>(i)});
     }

@@ -12,8 +12,12 @@ namespace {
 // A scan reads so many leaves ahead, if other scans leave it the memory.
 constexpr size_t kReadAheadLeaves = 512, kLeastReadAheadLeaves = 8;
 // It looks so much further for leaves that lie beside those that it reads, and looks again when it has used up a
-// quarter of what it may read ahead. The further, the more of them lie together; the more often, the busier the disk.
-constexpr size_t kHorizon = 2, kLooksPerClaim = 4;
+// quarter of what it may read ahead, or half of what it could. The further, the more of them lie together; the more
+// often, the busier the disk.
+constexpr size_t kHorizon = 2, kLooksPerClaim = 4, kLooksPerCovered = 2;
+// One scan claims no more than this part of the pool. Leaves that are read because they lie beside others wait for
+// longer in the small queue, a tenth of the pool, and must not be evicted before they are used.
+constexpr size_t kClaimDivisor = 16;
 // A page with such limits is probably followed by the next one, whose first quarter is read ahead, too.
 constexpr size_t kLongPageRows = 1000, kLongPageBytes = 1u << 20;
 // Leaves are scattered if so many of them took more than one read for each kPagesTogether, or, if they are large, for
@@ -51,9 +55,7 @@ class PartitionReader::Scanner {
   }
 
   // -- read-ahead
-  bool WantsReadAhead() const {
-    return leaves_ahead_ == 0 || (!all_ahead_ && leaves_since_look_ * kLooksPerClaim >= claimed_);
-  }
+  bool WantsReadAhead() const { return leaves_ahead_ == 0 || (!all_ahead_ && leaves_since_look_ >= look_after_); }
   ScanAhead ToCome();
   bool Scattered(const LeavesAhead& covered) const {
     const size_t half_a_chunk = ExtentAllocator::kChunkBlocks * kBlockBytes / pool_.page_bytes() / 2;
@@ -62,8 +64,14 @@ class PartitionReader::Scanner {
   void NoteReadAhead(const LeavesAhead& covered) {
     leaves_ahead_ = covered.leaves;
     leaves_since_look_ = 0;
+    const size_t may_claim = std::max(claimed_, kLeastReadAheadLeaves);
+    look_after_ = std::max<size_t>(std::min(may_claim / kLooksPerClaim, covered.leaves / kLooksPerCovered), 1);
     all_ahead_ = covered.all;
-    if (covered.all) claimed_ = claim_.Resize(std::min(covered.leaves, claimed_));
+    claimed_ = claim_.Resize(std::min(claimed_, covered.looked_at));
+  }
+  // Those that lie before the leaf at which it looks again.
+  size_t leaves_before_look(const LeavesAhead& covered) const {
+    return all_ahead_ ? covered.leaves : std::min(covered.leaves, look_after_);
   }
 
   // -- the row that AddRow could not add because its value is not resident (kReadValue)
@@ -92,7 +100,7 @@ class PartitionReader::Scanner {
   uint32_t unread_bytes_ = 0;
   size_t claimed_ = 0;
   size_t leaves_ahead_ = 0;  // from the scan's position on: in memory, or being read
-  size_t leaves_since_look_ = 0;
+  size_t leaves_since_look_ = 0, look_after_ = 0;
   size_t rows_beyond_ = 0, bytes_beyond_ = 0;  // of the next page, to be read ahead
   bool all_ahead_ = false;                     // they are all that the scan needs
 };
@@ -107,7 +115,8 @@ ScanAhead PartitionReader::Scanner::ToCome() {
   scan.rows = rows + std::min(rows_beyond_, SIZE_MAX - rows);
   const size_t bytes = std::min(spec_.max_bytes, spec_.hard_bytes);
   scan.bytes = spec_.keys_only || spec_.sizes_only ? SIZE_MAX : bytes + std::min(bytes_beyond_, SIZE_MAX - bytes);
-  claimed_ = claim_.Resize(std::min<size_t>(scan.rows, kReadAheadLeaves));
+  const size_t most = std::min(kReadAheadLeaves, pool_.frame_count() / kClaimDivisor);
+  claimed_ = claim_.Resize(std::min<size_t>(scan.rows, most));
   scan.leaves = std::max(claimed_ * kHorizon, kLeastReadAheadLeaves);
   scan.most_pages = std::max(claimed_, kLeastReadAheadLeaves);
   return scan;
@@ -255,7 +264,9 @@ Task<Result<ScanPage>> PartitionReader::Scan(ScanSpec spec) {
       scanner.NoteReadAhead(covered);
       // The pages of a snapshot stay where they are. Rows without values are often those of a range to be deleted.
       const bool may_gather = view.generation == 0 && !reverse && !scanner.spec().keys_only;
-      if (may_gather && scanner.Scattered(covered)) gatherer_.GatherSoon(scanner.position(), covered.leaves);
+      if (may_gather && scanner.Scattered(covered)) {
+        gatherer_.GatherSoon(scanner.position(), scanner.leaves_before_look(covered));
+      }
       // The scan's position is a key.
       if (slice.Spend(static_cast<uint32_t>(covered.looked_at) * kAheadUnits)) {
         looked_ahead = true;

@@ -54,7 +54,8 @@ class RangeReaders {
     std::chrono::milliseconds piece_time = std::chrono::milliseconds(200);
     uint64_t buffer_bytes = 128u << 20;
     int64_t retry_ms = 60'000;  // a request that fails for a reason that passes is repeated for so long
-    // If set: each thread calls it with the bytes of a page, and then pauses for so long.
+    // If set: each thread calls it with the bytes of a page, and then pauses for so long. It also runs only while
+    // nothing else wants its processor, if the system permits that.
     std::function<std::chrono::nanoseconds(uint64_t)> pace = {};
   };
   struct Piece {

@@ -1,7 +1,6 @@
 #include "tools/kvadmin/commands/export_run.h"
 
 #include <fmt/format.h>
-#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,14 +19,6 @@ constexpr std::chrono::milliseconds kLookEvery(200);  // at the progress, the sn
 constexpr uint64_t kMiB = 1 << 20;
 constexpr int32_t kProbeKeys = 256;
 constexpr uint32_t kGentlePageRows = 100;  // with --max-impact: a request must not delay others for long
-
-// The caller, and the threads that it starts from now on, run only while nothing else wants the processor: where
-// servers or their clients run on the same machine, they would else wait for a page to be encoded. False: the system
-// refuses.
-bool YieldProcessorToOthers() {
-  const sched_param none{};
-  return ::sched_setscheduler(0, SCHED_IDLE, &none) == 0;
-}
 
 // Routers share the work. Without a router, what was asked so far has the snapshot, so all ask that one first.
 std::vector<Target> Targets(const ExportSession& session) {
@@ -183,12 +174,7 @@ Status ExportSession::StartGuard() {
   if (keys.empty()) return Status();
   if (!options.quiet && !globals.json) tools::PrintNote("measuring the latency of gets before the export begins\n");
   guard = std::make_unique<ImpactGuard>(globals.target, std::move(keys), options.max_impact);
-  RETURN_IF_ERROR(guard->Start());
-  // Not the guard's thread, which measures what a client would see. If it is refused, that shows what follows from it.
-  if (!YieldProcessorToOthers() && !options.quiet && !globals.json) {
-    tools::PrintNote("the system does not let the export lower its priority on this machine\n");
-  }
-  return Status();
+  return guard->Start();
 }
 
 Status ExportSession::CheckWhole(const RangeAggregates& wanted, const RangeAggregates& written) const {
