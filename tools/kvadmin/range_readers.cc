@@ -203,7 +203,7 @@ Status RangeReaders::ReadPart(Connections* connections, RowEncoder* encoder, con
     RETURN_IF_ERROR(Patiently([&]() -> Status { return connections->scans.Scan(request, &page); }));
     request.cursor = page.cursor;
     if (!options_.pace && !page.cursor.empty()) connections->scans.ScanAhead(request);
-    RETURN_IF_ERROR(CheckOrder(page.rows, range, last_key));
+    RETURN_IF_ERROR(CheckOrder(page.rows, range, last_key, options_.encoding));
     encoder->Add(page.rows);
     if (sums) sums->Add(page.rows);
     const uint64_t bytes_before = piece.sums.bytes;

@@ -31,14 +31,18 @@ std::string KeyAfter(const std::string& key) {
   return after;
 }
 
-Status CheckOrder(const std::vector<RowView>& rows, const Range& range, std::string_view last_key) {
+Status CheckOrder(const std::vector<RowView>& rows, const Range& range, std::string_view last_key, Encoding encoding) {
+  const auto text = [&](std::string_view key) { return Printable(key, encoding, kPrintedKeyColumns); };
   for (const RowView& row : rows) {
     const bool in_range = row.key >= range.start && (range.end.empty() || row.key < range.end) &&
                           row.key.starts_with(range.prefix) && row.key.size() <= kMaxKeyBytes;
     if (!in_range || row.key <= last_key) {
       return Error(Code::kCorruption,
-                   "the server sent a row that is {}. Read the range again, at another node or router, and report it",
-                   in_range ? "out of order" : "not in the range that was asked for");
+                   "the server sent a row with the key \"{}\", which is {}. Read the range again, at another node or "
+                   "router, and report it",
+                   text(row.key),
+                   in_range ? fmt::format("out of order: the row before has \"{}\"", text(last_key))
+                            : "not in the range that was asked for");
     }
     last_key = row.key;
   }

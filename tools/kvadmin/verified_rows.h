@@ -34,8 +34,8 @@ namespace pando::admin {
 std::string KeyAfter(const std::string& key);
 
 // Whether the next rows of a scan in key order are in the range, and above all before, of which the last one is
-// `last_key`. kCorruption says what is wrong. VerifiedRows adds rows up, in whatever order they come.
-Status CheckOrder(const std::vector<RowView>& rows, const Range& range, std::string_view last_key);
+// `last_key`. kCorruption says what is wrong with which key. VerifiedRows adds rows up, in whatever order they come.
+Status CheckOrder(const std::vector<RowView>& rows, const Range& range, std::string_view last_key, Encoding encoding);
 
 class VerifiedRows {
  public:

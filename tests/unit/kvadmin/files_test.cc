@@ -16,6 +16,7 @@
 
 #include "src/base/hash.h"
 #include "src/partition/store_reading.h"
+#include "tests/support/seeds.h"
 #include "tools/kvadmin/durable.h"
 #include "tools/kvadmin/export_file.h"
 #include "tools/kvadmin/file_writer.h"
@@ -481,9 +482,9 @@ TEST_F(FilesTest, AnExportReplacesAFileButNoDirectoryOrDevice) {
 
 // Whatever the sizes of what is written, and wherever the file is made durable or goes on.
 TEST_F(FilesTest, AFileIsWrittenAsItWasAppended) {
-  const unsigned seed = std::random_device()();
-  SCOPED_TRACE(fmt::format("seed {}", seed));
-  std::mt19937 random(seed);
+  const uint64_t seed = Seeds(1).front();
+  SCOPED_TRACE(Replay(seed));
+  std::mt19937_64 random(seed);
   std::string all;
   const int fd = ::open(In("blocks").c_str(), O_RDWR | O_CREAT, 0600);
   ASSERT_GE(fd, 0);

@@ -185,7 +185,7 @@ TEST_F(VerifiedRowsTest, RowsAscendInTheirRange) {
   const auto check = [&](const std::vector<std::string>& keys, const std::string& last) {
     std::vector<api::Row> rows;
     for (const std::string& key : keys) rows.push_back(RowOf(key, "v"));
-    return CheckOrder(ViewsOf(rows), range, last);
+    return CheckOrder(ViewsOf(rows), range, last, Encoding::kText);
   };
   EXPECT_TRUE(check({}, "").ok());
   EXPECT_TRUE(check({"k2", "k20", "k3"}, "").ok());
@@ -202,7 +202,11 @@ TEST_F(VerifiedRowsTest, RowsAscendInTheirRange) {
     EXPECT_EQ(status.code(), Code::kCorruption) << key;
     EXPECT_THAT(status.message(), HasSubstr("not in the range")) << key;
   }
-  EXPECT_EQ(CheckOrder(ViewsOf({RowOf("", "v")}), Range{"", "", "", "snapshot", ""}, "").code(), Code::kCorruption);
+  EXPECT_EQ(CheckOrder(ViewsOf({RowOf("", "v")}), Range{"", "", "", "snapshot", ""}, "", Encoding::kText).code(),
+            Code::kCorruption);
+  EXPECT_THAT(check({"k3", "k21"}, "").message(),
+              HasSubstr("\"k21\", which is out of order: the row before has \"k3\""));
+  EXPECT_THAT(check({"k1"}, "").message(), HasSubstr("\"k1\", which is not in the range"));
 }
 
 // No store has such a key; it must not be taken for one that fits in a buffer.
