@@ -1,6 +1,7 @@
 #include "tools/kvadmin/impact_guard.h"
 
 #include <algorithm>
+#include <new>
 #include <system_error>
 #include <utility>
 
@@ -50,6 +51,7 @@ double WindowPercentile::LeastOfLastTwoMs() const {
 double WindowPercentile::MedianOfAllMs() const { return At(all_ms_, 0.5); }
 
 bool RateControl::Adapt(double pausing_ms, double reading_ms, double used_rate) {
+  if (used_rate <= 0) return false;  // nothing was read, so whatever was slow was so for another reason
   if (TooMuch(pausing_ms, reading_ms)) {
     rate_ = std::max(std::min(rate_, used_rate) / 2, kLeast);
     step_ = std::max(rate_ / 10, kLeast / 4);
@@ -101,11 +103,26 @@ Status ImpactGuard::Start() {
   probes_ = failed_ = 0;
   least_rate_ = most_rate_ = control_.rate();
   try {
-    thread_ = std::thread([this] { Watch(); });
+    thread_ = std::thread([this] { WatchOrEnd(); });
   } catch (const std::system_error& e) {
     return Error(Code::kIoError, "no thread can be started to measure the impact of the export: {}", e.what());
   }
   return Status();
+}
+
+void ImpactGuard::WatchOrEnd() {
+  std::string why;
+  try {
+    return Watch();
+  } catch (const std::bad_alloc&) {
+    why = "out of memory";
+  } catch (const std::exception& e) {
+    why = e.what();
+  }
+  std::lock_guard lock(mutex_);
+  control_.KeepLeast();
+  least_rate_ = control_.rate();
+  ended_ = std::move(why);
 }
 
 void ImpactGuard::Watch() {
@@ -159,7 +176,7 @@ std::chrono::nanoseconds ImpactGuard::Reserve(uint64_t bytes) {
 ImpactGuard::Outcome ImpactGuard::Stop() {
   stopped_ = true;
   if (thread_.joinable()) thread_.join();
-  return {pausing_.MedianOfAllMs(), reading_.MedianOfAllMs(), probes_, failed_, least_rate_, most_rate_};
+  return {pausing_.MedianOfAllMs(), reading_.MedianOfAllMs(), probes_, failed_, least_rate_, most_rate_, ended_};
 }
 
 }  // namespace pando::admin

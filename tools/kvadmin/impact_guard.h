@@ -66,6 +66,8 @@ class RateControl {
   // Takes the percentiles, and how fast was read. True: the rate was lowered, and what was measured says nothing about
   // the new one.
   bool Adapt(double pausing_ms, double reading_ms, double used_rate);
+  // Nothing is measured any more.
+  void KeepLeast() { rate_ = kLeast; }
 
  private:
   const double factor_;
@@ -80,6 +82,7 @@ class ImpactGuard {
     double pausing_p99_ms = 0, reading_p99_ms = 0;
     size_t probes = 0, failed = 0;         // since it began
     double least_rate = 0, most_rate = 0;  // bytes/s that were allowed
+    std::string ended;  // why it stopped measuring, and let the least rate be read from then on; usually empty
     double percent() const { return pausing_p99_ms > 0 ? (reading_p99_ms / pausing_p99_ms - 1) * 100 : 0; }
   };
 
@@ -102,6 +105,7 @@ class ImpactGuard {
   // Probes for so long, or until Stop.
   std::vector<float> ProbeFor(Clock::duration duration);
   void Watch();
+  void WatchOrEnd();  // with an error, the export goes on, slowly
   void Evaluate(double reading_ms, double used_rate);
   // Since then, and begins anew.
   double TakeUsedRate(Clock::time_point since);
@@ -122,6 +126,7 @@ class ImpactGuard {
   Clock::time_point free_;         // when what was reserved will have passed
   uint64_t used_bytes_ = 0;        // since the last evaluation
   double least_rate_ = 0, most_rate_ = 0;
+  std::string ended_;
 };
 
 }  // namespace pando::admin

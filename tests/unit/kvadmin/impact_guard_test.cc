@@ -35,6 +35,8 @@ TEST(RateControlTest, ARateThatIsNotUsedDoesNotGrow) {
   // What is too much is what was read, not what might have been.
   EXPECT_TRUE(control.Adapt(1.0, 5.0, 3e6));
   EXPECT_DOUBLE_EQ(control.rate(), 1.5e6);
+  EXPECT_FALSE(control.Adapt(1.0, 50.0, 0)) << "nothing was read";
+  EXPECT_DOUBLE_EQ(control.rate(), 1.5e6);
 }
 
 TEST(RateControlTest, AnExportAlwaysGoesOn) {

@@ -81,6 +81,10 @@ void NoteImpact(double most_percent, const ImpactGuard::Outcome& outcome) {
       "of {} gets; the rate was between {:.0f} and {:.0f} MB/s\n",
       outcome.pausing_p99_ms, outcome.reading_p99_ms, outcome.percent(), most_percent, outcome.probes,
       outcome.least_rate / 1e6, outcome.most_rate / 1e6);
+  if (!outcome.ended.empty()) {
+    tools::PrintNote("the impact could not be measured to the end ({}); the rest was read at the lowest rate\n",
+                     outcome.ended);
+  }
   if (outcome.percent() <= most_percent) return;
   tools::PrintNote(
       "that is more than was allowed: the export was too short to find its rate, or even the lowest is too much\n");
