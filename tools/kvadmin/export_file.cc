@@ -28,11 +28,13 @@ constexpr size_t kCachedBytes = 64 << 10;
 
 std::string HashText(const Hasher64& hash) { return fmt::format("{:016x}", hash.Finish()); }
 
-// Adds the next `bytes` bytes of the file to the hash.
-Status HashNext(std::FILE* file, const std::string& path, uint64_t bytes, Hasher64* hash) {
+// Adds the next `bytes` bytes of the file to the hash. Calls `between`, if it is set, before each block.
+Status HashNext(std::FILE* file, const std::string& path, uint64_t bytes, const std::function<Status()>& between,
+                Hasher64* hash) {
   std::string block(kReadBytes, '\0');
   while (bytes > 0) {
     RETURN_IF_ERROR(tools::Interrupts::Check());
+    if (between) RETURN_IF_ERROR(between());
     const size_t wanted = std::min<uint64_t>(bytes, block.size());
     if (std::fread(block.data(), 1, wanted, file) != wanted) return ErrnoError(errno, "read {}", path);
     hash->Update({block.data(), wanted});
@@ -131,7 +133,8 @@ ExportFile::~ExportFile() {
   std::fclose(file_);
 }
 
-Status ExportFile::Open(const std::string& path, const std::string& identity, bool resume, Position* position) {
+Status ExportFile::Open(const std::string& path, const std::string& identity, bool resume, Position* position,
+                        const KeepSnapshot& keep) {
   *position = Position{};
   if (path == "-") return Status();
   ASSIGN_OR_RETURN(path_, Resolve(path));
@@ -144,15 +147,15 @@ Status ExportFile::Open(const std::string& path, const std::string& identity, bo
   file_ = ::fdopen(fd, "r+b");
   CHECK(file_) << partial_;
   RETURN_IF_ERROR(CheckOwner());
-  return Begin(resume, position);
+  return Begin(resume, position, keep);
 }
 
 // REQUIRES: FILE.partial is open and locked.
-Status ExportFile::Begin(bool resume, Position* position) {
+Status ExportFile::Begin(bool resume, Position* position, const KeepSnapshot& keep) {
   std::error_code error;
   const bool began = fs::exists(state_, error);
   ours_ = !began;  // the file is new, so nothing is lost if Open fails
-  if (resume && began) RETURN_IF_ERROR(LoadState(position));
+  if (resume && began) RETURN_IF_ERROR(LoadState(position, keep));
   if (!resume && began) {
     const nlohmann::json state = ReadState(state_);
     Result<std::string> snapshot = Base64Decode(IsState(state) ? state["snapshot_b64"].get<std::string>() : "");
@@ -192,7 +195,7 @@ Status ExportFile::CheckOwner() const {
                partial_, state_);
 }
 
-Status ExportFile::LoadState(Position* position) {
+Status ExportFile::LoadState(Position* position, const KeepSnapshot& keep) {
   const nlohmann::json state = ReadState(state_);
   if (!IsState(state)) {
     return Error(Code::kInvalidArgument, "{}: this is not the state of an export; remove the file to start over",
@@ -232,12 +235,14 @@ Status ExportFile::LoadState(Position* position) {
   }
   // Earlier versions have saved none.
   const bool has_hash = state.contains("file_hash") && state["file_hash"].is_string();
-  return ReadWritten(position->bytes, has_hash ? state["file_hash"].get<std::string>() : "");
+  std::function<Status()> between;
+  if (keep) between = [&] { return keep(position->snapshot); };
+  return ReadWritten(position->bytes, has_hash ? state["file_hash"].get<std::string>() : "", between);
 }
 
 // What was changed since the rows were compared with the store would otherwise count as compared.
-Status ExportFile::ReadWritten(uint64_t bytes, const std::string& wanted_hash) {
-  RETURN_IF_ERROR(HashNext(file_, partial_, bytes, &hash_));
+Status ExportFile::ReadWritten(uint64_t bytes, const std::string& wanted_hash, const std::function<Status()>& between) {
+  RETURN_IF_ERROR(HashNext(file_, partial_, bytes, between, &hash_));
   if (wanted_hash.empty() || hash() == wanted_hash) return Status();
   return Error(Code::kCorruption,
                "{}: the first {} bytes are not those that the export has written: their hash is {}, and {} says {}. "
@@ -340,7 +345,7 @@ Result<nlohmann::ordered_json> FindCompleteExport(const std::string& path, const
   return manifest;
 }
 
-Status CheckAgainstManifest(const std::string& path) {
+Status CheckAgainstManifest(const std::string& path, const std::function<Status()>& between) {
   const std::string manifest_path = path + ".manifest";
   std::ifstream in(manifest_path);
   if (path == "-" || !in) return Status();
@@ -356,7 +361,7 @@ Status CheckAgainstManifest(const std::string& path) {
   if (bytes == manifest["file_bytes"].get<uint64_t>()) {
     std::FILE* file = std::fopen(path.c_str(), "rbe");
     if (file == nullptr) return ErrnoError(errno, "open {}", path);
-    Status read = HashNext(file, path, bytes, &hash);
+    Status read = HashNext(file, path, bytes, between, &hash);
     std::fclose(file);
     RETURN_IF_ERROR(read);
     said = manifest["file_hash"].get<std::string>();

@@ -15,6 +15,7 @@
 
 #include <cstdint>
 #include <cstdio>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
@@ -44,8 +45,12 @@ class ExportFile {
   // describes what is exported, and where. With `resume`, a saved state with another identity is an
   // error, and one without rows is nothing to resume. Without `resume`, Open overwrites the state of an earlier export.
   // Sets `position` to where the export continues, which is the start when there is nothing to resume. kLocked: another
-  // process exports to the file. kCorruption: what was written is not there any more.
-  Status Open(const std::string& path, const std::string& identity, bool resume, Position* position);
+  // process exports to the file. kCorruption: what was written is not there any more. What was written is read again,
+  // which may take longer than a server keeps a snapshot: `keep`, if it is set, is called again and again meanwhile
+  // with the snapshot of the export that is resumed. Its error ends Open.
+  using KeepSnapshot = std::function<Status(const std::string& snapshot)>;
+  Status Open(const std::string& path, const std::string& identity, bool resume, Position* position,
+              const KeepSnapshot& keep = {});
   // After an error, part of them may be written, so nothing may be saved any more.
   Status Write(std::string_view bytes);
   // Lets others see what was written.
@@ -69,10 +74,10 @@ class ExportFile {
   const std::string& discarded_snapshot() const { return discarded_snapshot_; }
 
  private:
-  Status Begin(bool resume, Position* position);
-  Status LoadState(Position* position);
+  Status Begin(bool resume, Position* position, const KeepSnapshot& keep);
+  Status LoadState(Position* position, const KeepSnapshot& keep);
   void Discard(std::string snapshot);
-  Status ReadWritten(uint64_t bytes, const std::string& wanted_hash);
+  Status ReadWritten(uint64_t bytes, const std::string& wanted_hash, const std::function<Status()>& between);
   Status WriteState(const Position& position);
   Status CheckOwner() const;
   Status Flush();
@@ -97,6 +102,7 @@ std::string ExportDifference(const std::string& there, const std::string& here);
 Result<nlohmann::ordered_json> FindCompleteExport(const std::string& path, const std::string& identity);
 
 // If there is a PATH.manifest of an export, compares the file with it. kCorruption: it is not what was exported.
-Status CheckAgainstManifest(const std::string& path);
+// `between`, if it is set, is called again and again while the file is read. Its error ends that.
+Status CheckAgainstManifest(const std::string& path, const std::function<Status()>& between = {});
 
 }  // namespace pando::admin

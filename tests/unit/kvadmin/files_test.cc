@@ -325,6 +325,26 @@ TEST_F(FilesTest, ACompleteExportIsFound) {
   EXPECT_THAT(found("csv prefix=61").status().message(), HasSubstr("of an earlier version"));
 }
 
+// The server must not free the snapshot while what was written is read again.
+TEST_F(FilesTest, AnExportThatIsResumedKeepsItsSnapshotMeanwhile) {
+  ExportFile::Position position;
+  {
+    ExportFile first;
+    ASSERT_TRUE(first.Open(In("x"), "all", /*resume=*/false, &position).ok());
+    ASSERT_TRUE(first.Write(std::string(3 << 20, 'r')).ok());
+    ASSERT_TRUE(first.Save({"next", "the snapshot", 0, 1, "sums", ""}).ok());
+  }
+  int kept = 0;
+  const auto keep = [&](const std::string& snapshot) {
+    EXPECT_EQ(snapshot, "the snapshot");
+    return ++kept == 2 ? Error(Code::kSnapshotGone, "it is gone") : Status();
+  };
+  EXPECT_EQ(ExportFile().Open(In("x"), "all", /*resume=*/true, &position, keep).code(), Code::kSnapshotGone);
+  EXPECT_EQ(kept, 2) << "before the file is read, and while it is";
+  EXPECT_TRUE(ExportFile().Open(In("x"), "all", /*resume=*/true, &position, keep).ok());
+  EXPECT_GE(kept, 5);
+}
+
 TEST_F(FilesTest, ADirectoryIsLockedByOne) {
   const int holder = *LockDirectory(root_.string());
   EXPECT_EQ(LockDirectory(root_.string()).code(), Code::kLocked);

@@ -269,7 +269,7 @@ class PartsExport {
     Json manifest;
     // A part that is complete has its name and its manifest.
     if (fs::exists(path, error) && fs::exists(path.string() + ".manifest", error)) {
-      RETURN_IF_ERROR(CheckAgainstManifest(path));
+      RETURN_IF_ERROR(CheckAgainstManifest(path, [this] { return session_->KeepSnapshot(plan_.snapshot); }));
       ASSIGN_OR_RETURN(manifest, ReadJson(path.string() + ".manifest"));
       session_->resumed.Add(SumsOf(manifest));
     } else {

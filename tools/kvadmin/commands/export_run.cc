@@ -126,6 +126,12 @@ Status ExportSession::ChooseSnapshot(const std::string& before) {
   return Status();
 }
 
+Status ExportSession::KeepSnapshot(const std::string& before) {
+  if (before.empty()) return Status();
+  if (lease.token().empty()) return ChooseSnapshot(before);
+  return patience([&] { return lease.Keep(); });
+}
+
 void ExportSession::Discard(const std::string& snapshot) {
   if (snapshot.empty()) return;
   api::ReleaseSnapshotRequest request;
@@ -274,7 +280,8 @@ Status FileExport::RestoreSums(const std::string& text) {
 Status FileExport::Open(bool resume, std::string* snapshot) {
   const ExportOptions& options = session_->options;
   ExportFile::Position position;
-  RETURN_IF_ERROR(file_.Open(output_, session_->Identity(range_), resume, &position));
+  RETURN_IF_ERROR(file_.Open(output_, session_->Identity(range_), resume, &position,
+                             [this](const std::string& before) { return session_->KeepSnapshot(before); }));
   if (position.bytes == 0) {
     RETURN_IF_ERROR(file_.Write(ends_.Header()));
   } else {

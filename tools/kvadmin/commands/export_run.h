@@ -54,6 +54,8 @@ class ExportSession {
   // The snapshot to read: the one given by --snapshot, `before`, of the export that is resumed, or a new one if that is
   // empty. With --latest there is none.
   Status ChooseSnapshot(const std::string& before);
+  // The same for the snapshot of an export that is resumed, and renews it, while something else takes long.
+  Status KeepSnapshot(const std::string& before);
   // The export begins anew, so the snapshot that an interrupted one has left is of no use. An empty one is none. If it
   // cannot be released, it expires.
   void Discard(const std::string& snapshot);
