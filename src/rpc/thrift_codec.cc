@@ -81,6 +81,7 @@ Status DecodeMessageHeader(std::string_view* frame, MessageHeader* header) {
 void ListBudget::Charge(uint32_t more, bool numbers) {
   if (memory == nullptr || more == 0) return;
   const bool of_request = entry_bytes == 0;
+  if (numbers) ChargeFields(more);
   if (numbers || !of_request) {
     if (memory->TryGrow(more * (numbers ? sizeof(int32_t) : entry_bytes)) || must_arrive) return;
     refused = true;
@@ -95,6 +96,8 @@ void ListBudget::Charge(uint32_t more, bool numbers) {
   refused = true;
   throw TProtocolException(TProtocolException::SIZE_LIMIT, "no memory for a list");
 }
+
+void ListBudget::TooManyFields() { throw TProtocolException(TProtocolException::SIZE_LIMIT, "too many fields"); }
 
 ThriftCodec::ThriftCodec() : transport_(std::make_shared<FrameTransport>()) { MakeProtocols(); }
 
@@ -111,8 +114,9 @@ Status ThriftCodec::ReadFailed(const std::exception& e) {
     switch (p->getType()) {
       case TProtocolException::SIZE_LIMIT:
         return Error(Code::kInvalidArgument,
-                     "a string is longer than the frame that holds it, or lists have more than {} entries",
-                     lists_.memory ? kMaxRequestEntries : uint32_t{kMaxContainerEntries});
+                     "a string is longer than the frame that holds it, lists have more than {} entries, or there are "
+                     "more than {} fields",
+                     lists_.memory ? kMaxRequestEntries : uint32_t{kMaxContainerEntries}, kMaxRequestFields);
       case TProtocolException::NEGATIVE_SIZE:
         return Error(Code::kInvalidArgument, "a string or list has a negative size");
       case TProtocolException::DEPTH_LIMIT:

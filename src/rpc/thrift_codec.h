@@ -44,6 +44,8 @@ inline constexpr int32_t kMaxContainerEntries = 16384;
 // and kMaxMultiGetKeys, so that a request that exceeds those a little gets an error that names the
 // exact limit. Others are refused before their entries are decoded, because that takes long.
 inline constexpr uint32_t kMaxRequestEntries = 2048;
+// The most fields, numbers in lists among them, that one request may have. A batch of kMaxRequestEntries has a quarter.
+inline constexpr uint32_t kMaxRequestFields = 131'072;
 // The memory that one list entry takes until its request is answered: the decoded struct, what the
 // handler creates from it, its result, and its part of the reply. (Strings are counted separately.)
 inline constexpr size_t kListEntryBytes = 1024;
@@ -75,25 +77,51 @@ struct ListBudget {
   uint64_t entries_total = 0;
   size_t entry_bytes = 0;    // of a reply: what each entry takes; 0: it is a request
   bool must_arrive = false;  // it is decoded also if memory is short
+  uint32_t fields = 0;       // of this request, and numbers in lists
   // Throws if the request has too many entries, or if the memory cannot be reserved. `numbers`: they are i32, such as
   // the partitions that a router names, which take little and are limited only by kMaxContainerEntries.
   void Charge(uint32_t more, bool numbers);
+  // Throws if the request has too many. Unknown ones take time, too, and nobody but the sender limits their number.
+  void ChargeFields(uint32_t more) {
+    fields += more;
+    if (fields > kMaxRequestFields && memory != nullptr && entry_bytes == 0) [[unlikely]]
+      TooManyFields();
+  }
+  [[noreturn]] static void TooManyFields();
 };
 
-// A Thrift protocol that reserves memory before it lets a list be allocated, and writes bytes that are in no string.
+// A Thrift protocol that reserves memory before it lets a list be allocated, limits what a request may have, also in
+// fields that this version does not know, and writes bytes that are in no string.
 template <typename Protocol>
 class BudgetedProtocol final : public Protocol {
  public:
+  using TType = apache::thrift::protocol::TType;
   template <typename... Args>
   explicit BudgetedProtocol(ListBudget* budget, Args&&... args)
       : Protocol(std::forward<Args>(args)...), budget_(budget) {}
-  // Hides the function of the base class. This works because the generated code is instantiated
-  // with this class.
-  uint32_t readListBegin(apache::thrift::protocol::TType& type, uint32_t& entries) {
+  // These hide the functions of the base class. This works because the generated code, and Thrift's skip, are
+  // instantiated with this class.
+  uint32_t readFieldBegin(std::string& name, TType& type, int16_t& id) {
+    budget_->ChargeFields(1);
+    return Protocol::readFieldBegin(name, type, id);
+  }
+  uint32_t readListBegin(TType& type, uint32_t& entries) {
     const uint32_t bytes = Protocol::readListBegin(type, entries);
     budget_->Charge(entries, type == apache::thrift::protocol::T_I32);
     return bytes;
   }
+  uint32_t readSetBegin(TType& type, uint32_t& entries) {
+    const uint32_t bytes = Protocol::readSetBegin(type, entries);
+    budget_->Charge(entries, false);
+    return bytes;
+  }
+  uint32_t readMapBegin(TType& key_type, TType& value_type, uint32_t& entries) {
+    const uint32_t bytes = Protocol::readMapBegin(key_type, value_type, entries);
+    budget_->Charge(entries, false);
+    return bytes;
+  }
+  // The base class would skip with its own functions.
+  uint32_t skip(TType type) { return apache::thrift::protocol::skip(*this, type); }
 
   // As writeBinary.
   void writeView(std::string_view bytes) {

@@ -186,6 +186,45 @@ TEST(ThriftCodec, UnknownFieldsAreSkipped) {
   EXPECT_EQ(read.request.key, "k");
 }
 
+// What a request has in fields that this version does not know takes time to skip, and is limited as what it knows.
+TEST(ThriftCodec, UnknownFieldsOfARequestAreLimited) {
+  MemoryBudget budget(64 << 20);
+  BudgetAccount account(&budget);
+  ThriftCodec codec;
+  const auto read = [&](const std::string& body) {
+    MemoryGrant memory(&account);
+    api::Kv_get_args args;
+    return codec.Read(WireProtocol::kBinary, body + '\0', &args, &memory);
+  };
+  const auto times = [](size_t n, const std::string& bytes) {
+    std::string all;
+    for (size_t i = 0; i < n; ++i) all += bytes;
+    return all;
+  };
+  const std::string empty_structs = std::string("\x00\x00\x08\x00", 4) + std::string(2048, '\0');
+  for (const std::string& header : {std::string("\x0f\x00\x63\x0c", 4), std::string("\x0e\x00\x63\x0c", 4)}) {
+    EXPECT_TRUE(read(header + empty_structs).ok()) << "a list, and a set";
+    const Status status = read(times(2, header + empty_structs));
+    EXPECT_EQ(status.code(), Code::kInvalidArgument);
+    EXPECT_THAT(status.message(), HasSubstr("more than 2048 entries"));
+  }
+  const std::string map = std::string("\x0d\x00\x63\x03\x03\x00\x00\x08\x00", 9) + std::string(2 * 2048, '\0');
+  EXPECT_TRUE(read(map).ok());
+  EXPECT_EQ(read(times(2, map)).code(), Code::kInvalidArgument);
+  // Within a struct that is not known either, and numbers.
+  const std::string flag("\x02\x00\x63\x01", 4);
+  const std::string numbers = std::string("\x0f\x00\x63\x08\x00\x00\x40\x00", 8) + std::string(4 * 16384, '\0');
+  const std::string within("\x0c\x00\x63", 3);
+  EXPECT_TRUE(read(times(100'000, flag)).ok());
+  EXPECT_TRUE(read(times(7, numbers)).ok());
+  for (const std::string& body : {times(140'000, flag), within + times(140'000, flag) + '\0', times(8, numbers)}) {
+    const Status status = read(body);
+    EXPECT_EQ(status.code(), Code::kInvalidArgument);
+    EXPECT_THAT(status.message(), HasSubstr("more than 131072 fields"));
+  }
+  EXPECT_TRUE(read(map).ok()) << "the codec goes on";
+}
+
 TEST_P(EveryProtocol, ExceptionsKeepMethodAndSequence) {
   ThriftCodec codec;
   std::string out;
