@@ -82,6 +82,8 @@ Task<DeletedRange> DeleteRange(KvBackend* backend, std::vector<Partition*> parti
   spec.keys_only = true;
   spec.max_rows = limit;
   spec.max_bytes = kDeleteKeyBytes;
+  // Of what is reserved. With many partitions and long keys, their shares together would be more: the page is shorter.
+  spec.held_bytes = 3 * kDeleteKeyBytes;
   Result<ScanPage> page = co_await MergeScan(SourcesOf(partitions), std::move(spec));
   if (!page.ok()) {
     out.failure = page.TakeStatus();

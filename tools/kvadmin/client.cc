@@ -87,7 +87,8 @@ struct Client::Wire {
   Wire(const std::string& host, int port)
       : socket(std::make_shared<Socket>(host, port)),
         transport(std::make_shared<Frames>(socket)),
-        protocol(std::make_shared<apache::thrift::protocol::TBinaryProtocol>(transport)),
+        protocol(std::make_shared<apache::thrift::protocol::TBinaryProtocol>(
+            transport, /*string_limit=*/0, kMaxContainerEntries, /*strict_r=*/false, /*strict_w=*/true)),
         kv(protocol),
         admin(protocol),
         cluster(protocol) {}

@@ -140,7 +140,8 @@ Result<Reply> RangeReaders::Ask(Client* client, KvMethod<Reply, Request> method,
   return Patiently([&]() -> Result<Reply> { return client->Call(Client::Repeat::kSafe, method, request); });
 }
 
-// Splits the first part of pending_ if it is too large. It stays if it cannot be split.
+// Splits the first part of pending_ if it is too large. It stays if it cannot be split. A part that is hardly smaller
+// than the whole is not split again, so this ends whatever a server says.
 Status RangeReaders::SplitFirst(Client* client) {
   const Part whole = pending_.front();
   api::SplitRangeRequest request;
@@ -154,10 +155,15 @@ Status RangeReaders::SplitFirst(Client* client) {
     pending_.front().sums.count = 1;
     return Status();
   }
+  if (reply.parts.size() > static_cast<size_t>(request.parts)) {
+    return Error(Code::kCorruption, "the server at {} has split a range into {} parts, and was asked for {}; report it",
+                 client->at(), reply.parts.size(), request.parts);
+  }
   pending_.pop_front();
   for (size_t i = reply.parts.size(); i-- > 0;) {
     const api::RangePart& part = reply.parts[i];
-    const RangeAggregates sums{static_cast<uint64_t>(part.count), static_cast<uint64_t>(part.bytes), 0};
+    RangeAggregates sums{static_cast<uint64_t>(part.count), static_cast<uint64_t>(part.bytes), 0};
+    if (sums.bytes > whole.sums.bytes - whole.sums.bytes / 8) sums.count = 1;
     // The first and the last begin and end where this one does, whatever the reply has there.
     pending_.push_front({0, i == 0 ? whole.start : part.start_key,
                          i + 1 == reply.parts.size() ? whole.end : part.end_key, sums, false});

@@ -62,7 +62,8 @@ class Store final : public api::KvNull {
   void splitRange(api::SplitRangeReply& reply, const api::Context&, const api::SplitRangeRequest& request) override {
     std::vector<std::string> keys;
     for (auto at = rows_.lower_bound(request.start_key); In(at, request.end_key); ++at) keys.push_back(at->first);
-    const size_t parts = static_cast<size_t>(request.parts);
+    const size_t parts = static_cast<size_t>(request.parts) + too_many_parts_;
+    ++splits_;
     for (size_t i = 0; i < parts; ++i) {
       const size_t first = keys.size() * i / parts, end = keys.size() * (i + 1) / parts;
       api::RangePart part;
@@ -70,6 +71,7 @@ class Store final : public api::KvNull {
       part.end_key = end < keys.size() ? keys[end] : request.end_key;
       part.count = static_cast<int64_t>(end - first);
       part.bytes = part.count * static_cast<int64_t>(kValueBytes + keys[0].size());
+      if (lies_ && i == 0) part.count = part.bytes = int64_t{1} << 62;
       reply.parts.push_back(std::move(part));
     }
   }
@@ -78,6 +80,9 @@ class Store final : public api::KvNull {
   RangeAggregates all() const { return {rows_.size(), rows_.size() * (kValueBytes + 7), 0}; }
   void Refuse(const std::string& key) { refused_ = key; }
   void Change(const std::string& key) { changed_ = key; }
+  void SplitIntoMore() { too_many_parts_ = 1; }
+  void LieAboutSizes() { lies_ = true; }
+  int splits() const { return splits_; }
 
  private:
   bool In(std::map<std::string, std::string>::const_iterator at, const std::string& end_key) const {
@@ -85,6 +90,9 @@ class Store final : public api::KvNull {
   }
   std::map<std::string, std::string> rows_;
   std::string refused_, changed_;
+  size_t too_many_parts_ = 0;
+  bool lies_ = false;
+  std::atomic<int> splits_ = 0;
   std::atomic<uint64_t> sent_rows_ = 0;
 };
 
@@ -225,6 +233,22 @@ TEST_F(RangeReadersTest, RowsThatTheStoreCountsOtherwiseDoNotCome) {
   EXPECT_EQ(status.code(), Code::kCorruption) << status.ToString();
   EXPECT_LE(sums_.count, 12'345u);
   ExpectRows(static_cast<int>(sums_.count));
+}
+
+TEST_F(RangeReadersTest, SplittingEndsWhateverTheServerSays) {
+  store_->LieAboutSizes();
+  {
+    RangeReaders readers(options_, Threads(1));
+    const Status status = TakeAll(&readers);
+    EXPECT_TRUE(status.ok()) << status.ToString();
+    ExpectRows(kRecords);
+    EXPECT_LE(store_->splits(), 2);
+  }
+  store_->SplitIntoMore();
+  RangeReaders readers(options_, Threads(1));
+  const Status status = TakeAll(&readers);
+  EXPECT_EQ(status.code(), Code::kCorruption) << status.ToString();
+  EXPECT_THAT(status.message(), HasSubstr("parts"));
 }
 
 // The pause of one thread does not outlast the readers.
