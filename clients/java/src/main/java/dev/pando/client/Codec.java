@@ -20,6 +20,9 @@ final class Codec {
   /** No reply is larger; a length beyond it is garbage. Servers send at most 4 MiB today. */
   static final int MAX_FRAME_BYTES = 64 << 20;
 
+  /** No list is longer. Thrift makes a list as long as a reply says before it reads the first entry. */
+  private static final int MAX_LIST_ENTRIES = 1 << 20;
+
   private static final int HEADER_BYTES = 4;
   private static final int RECURSION_LIMIT = 64;
 
@@ -61,7 +64,9 @@ final class Codec {
 
   static Envelope open(byte[] frame) {
     try {
-      TBinaryProtocol protocol = new TBinaryProtocol(new TMemoryInputTransport(configuration(), frame));
+      // An entry has at least one byte.
+      TBinaryProtocol protocol = new TBinaryProtocol(new TMemoryInputTransport(configuration(), frame),
+          frame.length, Math.min(frame.length, MAX_LIST_ENTRIES));
       TMessage message = protocol.readMessageBegin();
       if (message.type != TMessageType.REPLY && message.type != TMessageType.EXCEPTION) {
         throw new ProtocolException("a message of type " + message.type + " came instead of a reply", null);

@@ -425,6 +425,33 @@ class FaultsTest {
     }
   }
 
+  /** A list that says that it is as long as an int can say takes no memory, and is garbage as any other. */
+  @ParameterizedTest
+  @EnumSource
+  void aListWithoutItsEntries(Kind kind) throws Exception {
+    FakeServer.Script script = new FakeServer.Script() {
+      private int count;
+
+      @Override
+      public synchronized void handle(FakeServer.Request request) throws Exception {
+        if (count++ > 0) {
+          MultiGetItem item = new MultiGetItem().setRecord(new dev.pando.api.Record());
+          request.reply(new Kv.multiGet_result().setSuccess(new MultiGetReply().setItems(List.of(item))));
+          return;
+        }
+        java.nio.ByteBuffer lie = java.nio.ByteBuffer.allocate(64);
+        lie.putInt(0x80010002).putInt(8).put("multiGet".getBytes()).putInt(request.sequence);
+        lie.put((byte) 12).putShort((short) 0);  // success
+        lie.put((byte) 15).putShort((short) 1).put((byte) 12).putInt(Integer.MAX_VALUE);  // items
+        request.frame(java.util.Arrays.copyOf(lie.array(), lie.position()));
+      }
+    };
+    try (FakeServer server = new FakeServer(script); Client client = Client.open(kind, server.address())) {
+      assertTrue(client.kv().multiGet("k").get(0).isEmpty());
+      assertEquals(2, server.requests("multiGet").size());
+    }
+  }
+
   @ParameterizedTest
   @EnumSource
   void nobodyListens(Kind kind) throws Exception {
