@@ -1,5 +1,6 @@
 // PartitionReader: scans of a range, and of what differs between two snapshots.
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "src/base/hash.h"
@@ -15,6 +16,7 @@ constexpr size_t kReadAheadLeaves = 512, kLeastReadAheadLeaves = 8;
 // quarter of what it may read ahead, or half of what it could. The further, the more of them lie together; the more
 // often, the busier the disk.
 constexpr size_t kHorizon = 2, kLooksPerClaim = 4, kLooksPerCovered = 2;
+constexpr size_t kWorthALook = 32;  // leaves, or half of what it may read: fewer would cut reads short
 // One scan claims no more than this part of the pool. Leaves that are read because they lie beside others wait for
 // longer in the small queue, a tenth of the pool, and must not be evicted before they are used.
 constexpr size_t kClaimDivisor = 16;
@@ -57,22 +59,22 @@ class PartitionReader::Scanner {
   // -- read-ahead
   bool WantsReadAhead() const { return leaves_ahead_ == 0 || (!all_ahead_ && leaves_since_look_ >= look_after_); }
   ScanAhead ToCome();
-  bool Scattered(const LeavesAhead& covered) const {
-    const size_t half_a_chunk = ExtentAllocator::kChunkBlocks * kBlockBytes / pool_.page_bytes() / 2;
-    return covered.pages >= kLeastScattered && covered.pages < std::min(kPagesTogether, half_a_chunk) * covered.reads;
-  }
   void NoteReadAhead(const LeavesAhead& covered) {
     leaves_ahead_ = covered.leaves;
     leaves_since_look_ = 0;
-    const size_t may_claim = std::max(claimed_, kLeastReadAheadLeaves);
-    look_after_ = std::max<size_t>(std::min(may_claim / kLooksPerClaim, covered.leaves / kLooksPerCovered), 1);
+    const size_t may_read = std::max(claimed_, kLeastReadAheadLeaves);
+    const size_t used_up = std::max(may_read / kLooksPerClaim, std::min(may_read / 2, kWorthALook));
+    look_after_ = std::max<size_t>(std::min(used_up, covered.leaves / kLooksPerCovered), 1);
     all_ahead_ = covered.all;
     claimed_ = claim_.Resize(std::min(claimed_, covered.looked_at));
   }
-  // Those that lie before the leaf at which it looks again.
-  size_t leaves_before_look(const LeavesAhead& covered) const {
-    return all_ahead_ ? covered.leaves : std::min(covered.leaves, look_after_);
-  }
+  // Leaves that took more reads than they should.
+  struct Scattered {
+    std::string from;
+    size_t leaves = 0;
+  };
+  // Adds what was covered from the position on. A single look may read too few leaves to tell.
+  std::optional<Scattered> JudgeReads(const LeavesAhead& covered);
 
   // -- the row that AddRow could not add because its value is not resident (kReadValue)
   OverflowRef unread_ref() const { return unread_ref_; }
@@ -103,6 +105,8 @@ class PartitionReader::Scanner {
   size_t leaves_since_look_ = 0, look_after_ = 0;
   size_t rows_beyond_ = 0, bytes_beyond_ = 0;  // of the next page, to be read ahead
   bool all_ahead_ = false;                     // they are all that the scan needs
+  Scattered judged_;                           // the leaves of which these reads were
+  size_t judged_pages_ = 0, judged_reads_ = 0;
 };
 
 ScanAhead PartitionReader::Scanner::ToCome() {
@@ -120,6 +124,18 @@ ScanAhead PartitionReader::Scanner::ToCome() {
   scan.leaves = std::max(claimed_ * kHorizon, kLeastReadAheadLeaves);
   scan.most_pages = std::max(claimed_, kLeastReadAheadLeaves);
   return scan;
+}
+
+std::optional<PartitionReader::Scanner::Scattered> PartitionReader::Scanner::JudgeReads(const LeavesAhead& covered) {
+  if (judged_pages_ == 0) judged_ = {position(), 0};
+  judged_.leaves += all_ahead_ ? covered.leaves : std::min(covered.leaves, look_after_);
+  judged_pages_ += covered.pages;
+  judged_reads_ += covered.reads;
+  if (judged_pages_ < kLeastScattered) return std::nullopt;
+  const size_t half_a_chunk = ExtentAllocator::kChunkBlocks * kBlockBytes / pool_.page_bytes() / 2;
+  const bool scattered = judged_pages_ < std::min(kPagesTogether, half_a_chunk) * judged_reads_;
+  judged_pages_ = judged_reads_ = 0;
+  return scattered ? std::optional(std::move(judged_)) : std::nullopt;
 }
 
 PartitionReader::Scanner::Step PartitionReader::Scanner::Push(const ScanRow& row) {
@@ -264,8 +280,9 @@ Task<Result<ScanPage>> PartitionReader::Scan(ScanSpec spec) {
       scanner.NoteReadAhead(covered);
       // The pages of a snapshot stay where they are. Rows without values are often those of a range to be deleted.
       const bool may_gather = view.generation == 0 && !reverse && !scanner.spec().keys_only;
-      if (may_gather && scanner.Scattered(covered)) {
-        gatherer_.GatherSoon(scanner.position(), scanner.leaves_before_look(covered));
+      if (may_gather) {
+        if (const auto scattered = scanner.JudgeReads(covered))
+          gatherer_.GatherSoon(scattered->from, scattered->leaves);
       }
       // The scan's position is a key.
       if (slice.Spend(static_cast<uint32_t>(covered.looked_at) * kAheadUnits)) {

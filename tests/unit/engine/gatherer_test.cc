@@ -92,7 +92,11 @@ Task<void> GatherAll(Reactor* reactor, Engine* engine) {
     EXPECT_OK(co_await engine->CheckpointAll());
     after = co_await ScanAll(engine);
   }
-  EXPECT_GT(after.PagesPerRead(), 1.4 * before.PagesPerRead());
+  // A scan may read 60 pages ahead here, and a part of what it needs is in memory. Siblings lay together in part
+  // before.
+  EXPECT_GT(before.PagesPerRead(), 2.7);
+  EXPECT_GT(after.PagesPerRead(), 3.6);
+  EXPECT_GT(after.PagesPerRead(), 1.2 * before.PagesPerRead());
   EXPECT_EQ(after.rows, before.rows);
   // Once they lie together, nothing is left to be done.
   const uint64_t gathered = Gathered(engine);
