@@ -148,8 +148,9 @@ Task<void> CutOn(Load* load) {
     if (!prepared.ok()) continue;
     co_await Sleep(*load->reactor, load->Pause());
     Result<Version> held = co_await p->HoldWrites();
+    load->Note(held.status());
     co_await Sleep(*load->reactor, load->Pause());
-    if (load->random.Chance(0.3)) {
+    if (!held.ok() || load->random.Chance(0.3)) {
       EXPECT_OK(co_await p->AbandonCut());
       continue;
     }
