@@ -102,7 +102,7 @@ class AtOneNode(unittest.TestCase):
         return done
 
     def rows(self, *arguments):
-        return [json.loads(line) for line in self.kv("--json", "scan", "--limit", "0", *arguments).out.splitlines()]
+        return [json.loads(line) for line in self.kv("--json", "scan", "--limit", "0", *arguments).out.split("\n") if line]
 
     def test_csv(self):
         target = self.directory / "odd.csv"
