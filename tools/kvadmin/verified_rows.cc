@@ -16,7 +16,7 @@ namespace {
 constexpr KeySpace kSpaces[] = {KeySpace(), KeySpace(kDefaultNamespace)};
 constexpr size_t kPrintedKeyColumns = 64;
 
-std::string Bound(const std::string& key, Encoding encoding, std::string_view none) {
+std::string Bound(std::string_view key, Encoding encoding, std::string_view none) {
   return key.empty() ? std::string(none) : fmt::format("\"{}\"", Printable(key, encoding, kPrintedKeyColumns));
 }
 
@@ -32,16 +32,16 @@ std::string KeyAfter(const std::string& key) {
 }
 
 Status CheckOrder(const std::vector<RowView>& rows, const Range& range, std::string_view last_key, Encoding encoding) {
-  const auto text = [&](std::string_view key) { return Printable(key, encoding, kPrintedKeyColumns); };
+  const auto text = [&](std::string_view key) { return Bound(key, encoding, "\"\""); };
   for (const RowView& row : rows) {
     const bool in_range = row.key >= range.start && (range.end.empty() || row.key < range.end) &&
                           row.key.starts_with(range.prefix) && row.key.size() <= kMaxKeyBytes;
     if (!in_range || row.key <= last_key) {
       return Error(Code::kCorruption,
-                   "the server sent a row with the key \"{}\", which is {}. Read the range again, at another node or "
+                   "the server sent a row with the key {}, which is {}. Read the range again, at another node or "
                    "router, and report it",
                    text(row.key),
-                   in_range ? fmt::format("out of order: the row before has \"{}\"", text(last_key))
+                   in_range ? fmt::format("out of order: the row before has {}", text(last_key))
                             : "not in the range that was asked for");
     }
     last_key = row.key;
