@@ -280,8 +280,13 @@ Status FileExport::RestoreSums(const std::string& text) {
 Status FileExport::Open(bool resume, std::string* snapshot) {
   const ExportOptions& options = session_->options;
   ExportFile::Position position;
-  RETURN_IF_ERROR(file_.Open(output_, session_->Identity(range_), resume, &position,
-                             [this](const std::string& before) { return session_->KeepSnapshot(before); }));
+  Status opened = file_.Open(output_, session_->Identity(range_), resume, &position,
+                             [this](const std::string& before) { return session_->KeepSnapshot(before); });
+  if (!opened.ok()) {
+    // Such as Ctrl-C while what was written is read: the next --resume needs the snapshot.
+    if (!session_->lease.token().empty()) (void)session_->lease.Leave();
+    return opened;
+  }
   if (position.bytes == 0) {
     RETURN_IF_ERROR(file_.Write(ends_.Header()));
   } else {
